@@ -1,0 +1,59 @@
+# The two commands of a newcomer are `make run` and `make test`; `make check` is what a change must pass.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.PHONY: help run test check format lint types test-deps clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run        start Spawn in test mode (ARGS='--config=…' passes flags on)"
+	@echo "make test       every test (ARGS='-k name' passes flags on to pytest)"
+	@echo "make check      format, lint, types, tests"
+	@echo "make format     let ruff format the code"
+	@echo "make test-deps  install the system programs that some tests use (Debian, root)"
+	@echo "make clean      remove everything that the commands above made"
+
+$(BIN)/.runtime: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(BIN)/.tools: $(BIN)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+run: $(BIN)/.runtime
+	@$(BIN)/spawnctl -t $(ARGS)
+
+test: $(BIN)/.tools
+	@if [ "$$CI" = true ]; then $(MAKE) --no-print-directory test-deps; \
+	elif [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
+	  echo "root on Debian: installing the system programs that some tests use"; $(MAKE) --no-print-directory test-deps; fi
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(BIN)/.tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(BIN)/.tools
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(BIN)/.tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(BIN)/.tools
+	$(BIN)/mypy
+
+test-deps:
+	@sh tests/system-programs.sh
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

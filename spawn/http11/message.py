@@ -1,0 +1,127 @@
+"""The vocabulary of HTTP/1.1 messages as Spawn sees them: raw bytes, ordered headers, one explicit framing.
+
+Nothing here does I/O. A target is the exact bytes of the request line, header names keep their case, values are
+stripped of the optional white space around them (RFC 9110 §5.5) and otherwise untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How the length of a body is known (RFC 9112 §6.3). At most one of the three is set; none: no body at all."""
+
+    length: int | None = None  # Content-Length, 0 included
+    chunked: bool = False
+    until_close: bool = False  # only ever in a response
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or self.until_close or bool(self.length)
+
+
+NO_BODY = Framing()
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request line and headers that passed every check of ``wire``."""
+
+    method: bytes
+    target: bytes  # origin-form, or ``*``; an absolute-form target is reduced to this, its authority in ``host``
+    minor: int  # HTTP/1.<minor>, 0 or 1
+    headers: Headers
+    host: bytes  # authority the client named; b"" for HTTP/1.0 without one
+    framing: Framing
+    keep_alive: bool
+    expect_continue: bool = False
+    dropped_headers: int = 0  # names with an underscore, removed
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """A final status line and headers of a node's answer."""
+
+    status: int
+    reason: bytes
+    minor: int
+    headers: Headers
+    framing: Framing  # NO_BODY for HEAD, 204 and 304 whatever the headers say
+    keep_alive: bool
+
+
+class BodyReader(Protocol):
+    """A body as it arrives."""
+
+    def read(self, limit_bytes: int = 65_536) -> bytes:
+        """The next bytes, at most ``limit_bytes``; ``b""`` at the end.
+
+        A request's body raises ``ProtocolError`` (malformed, too large, too slow) or ``ClientGone``; an answer's body
+        raises ``AnswerCut``.
+        """
+
+
+@dataclass(slots=True)
+class Request:
+    """A request as the proxy's handler gets it."""
+
+    head: RequestHead
+    body: BodyReader
+    peer: str  # the client's IP address, without a port
+    scheme: bytes = b"http"
+
+
+class ResponseWriter(Protocol):
+    """What a handler answers with. Exactly one answer per request."""
+
+    @property
+    def started(self) -> bool:
+        """Whether a byte of the answer's head may have left."""
+
+    def start(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
+        """Queue the head. ``headers`` are without framing and hop-by-hop ones; those are added here.
+
+        ``length`` None means: not known, so chunked for an HTTP/1.1 client and ended by close for HTTP/1.0. For an
+        answer to HEAD, ``length`` is announced and nothing may be written. For 204 and 304 no body is framed.
+        A head is sent together with the first ``write`` or at ``finish``, whichever comes first.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body. Raises ``ClientGone`` when the client is gone or takes nothing for too long."""
+
+    def flush(self) -> None:
+        """Send the head now even though no body is there yet (endless answers)."""
+
+    def finish(self) -> None:
+        """End the answer cleanly."""
+
+    def abort(self) -> None:
+        """End without a clean end: the client sees a cut connection. For answers that broke after their first byte."""
+
+    def reply(self, status: int, message: str, headers: Iterable[Header] = ()) -> None:
+        """A whole small answer of Spawn's own, JSON ``{"error": status, "message": message}``."""
+
+
+def get_all(headers: Headers, name: bytes) -> list[bytes]:
+    """All values of a header, in order; ``name`` is lower-case."""
+    return [value for key, value in headers if key.lower() == name]
+
+
+def get(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of a header, or None; ``name`` is lower-case."""
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def render(headers: Iterable[Header]) -> bytes:
+    """Header lines as they go on the wire, each ended by CRLF."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -1,0 +1,174 @@
+"""The journal's contract: one ordered, durable log of updates, and a position per consumer.
+
+There is one log for all nodes, not a copy per node. A *consumer* is whoever reads the log in order (a node, but the
+journal knows only its id). Sequences start at 1 and have no gaps. The suite in ``tests/contract`` runs over every
+backend and is the other half of this text.
+
+Invariants that every backend keeps:
+
+* An ``append`` that returned is durable (as far as the backend's durability goes) and will be read by everybody.
+* Publication: the ``publish`` callback given to ``start`` gets whole batches, in sequence order, on the hub, in one
+  call per batch and without a gap, after they are durable and **before** the ``append`` calls of the batch return.
+* ``advance``, ``settle`` and ``record`` are queued and become durable in the order of their calls, within about
+  50 ms, with the next batch if one comes first. ``wait_durable`` waits for that.
+* After a commit of unknown outcome every call raises ``JournalBroken`` and ``on_broken`` is called once.
+* All calls are made on the hub's thread; none blocks it: a call that needs the disk only blocks its greenlet.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+INLINE_BODY_BYTES = 262_144  # larger bodies are files
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """A body that lies in a file. Given to ``append``, the file is moved into the journal (same file system)."""
+
+    path: str
+    size: int
+
+
+Body = bytes | FileBody | None  # None: the request had no body at all, which is not the same as an empty one
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpdate:
+    """An update as a client sent it, cleaned for forwarding."""
+
+    method: bytes
+    target: bytes
+    head: bytes  # header lines, each ended by CRLF, without framing, hop-by-hop and Spawn-* ones
+    body: Body
+    key: bytes | None = None  # the client's Idempotency-Key (which then is in ``head`` too)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An update with its place in the one order."""
+
+    sequence: int
+    time_s: float  # Unix time of the append; never runs backwards within one journal
+    method: bytes
+    target: bytes
+    head: bytes
+    body: Body
+    key: bytes | None
+    reference: int | None  # status of the reference answer, when it was known as this entry was read
+
+
+class Outcome(enum.Enum):
+    """What became of an update on one node, where it was not simply applied."""
+
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+    DROPPED = "dropped"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What is known of one update; holds no header, body or query string."""
+
+    sequence: int
+    time_s: float
+    method: str
+    path: str
+    reference: int | None
+    outcomes: dict[str, Outcome]  # consumer id → outcome; a consumer that is absent has no exception recorded
+
+
+Published = tuple[Entry, Any]  # the entry and the token that was given to append
+Publish = Callable[[Sequence[Published]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full the journal is."""
+
+    used_bytes: int  # bodies and spools included
+    max_bytes: int
+
+
+class Journal(Protocol):
+    """See the module's text. ``start`` may raise ``JournalDamaged`` or ``StateError``."""
+
+    @property
+    def uuid(self) -> str:
+        """Identity of this log, made when it was created."""
+
+    @property
+    def head(self) -> int:
+        """The last durable sequence, 0 for an empty log."""
+
+    @property
+    def tail(self) -> int:
+        """The first sequence whose entry can still be read; ``head + 1`` when none can."""
+
+    @property
+    def broken(self) -> bool: ...
+
+    def start(self, publish: Publish, on_broken: Callable[[str], None]) -> None: ...
+
+    def stop(self, deadline_s: float) -> None:
+        """Make durable what is queued, then close. May be called twice."""
+
+    def append(self, update: NewUpdate, token: Any = None) -> int:
+        """Append, wait until durable and published, return the sequence.
+
+        Raises ``JournalFull`` (nothing was written) or ``JournalBroken`` (it may have been written or not).
+        """
+
+    def read(self, after: int, max_entries: int, max_bytes: int) -> list[Entry]:
+        """Entries ``after + 1 …`` in order, without a gap; at least one if there is one, whatever ``max_bytes`` says.
+
+        Inline bodies count against ``max_bytes``. Raises ``Pruned`` when ``after + 1`` is below the tail.
+        """
+
+    def fate(self, sequence: int) -> Fate | None:
+        """None for a sequence that was never given; ``Pruned`` for one whose record is gone."""
+
+    def reference(self, sequence: int) -> int | None:
+        """Status of the reference answer, or None when there is none (or no record) yet."""
+
+    def positions(self) -> dict[str, int]:
+        """Every consumer's position: all entries up to it are done with."""
+
+    def advance(self, consumer: str, position: int) -> None:
+        """Queue a consumer's progress. Never backwards: use ``set_position`` for that."""
+
+    def settle(self, sequence: int, status: int) -> None:
+        """Queue the reference answer's status of an update. The first one stands."""
+
+    def record(self, consumer: str, first: int, last: int, outcome: Outcome | None) -> None:
+        """Queue the outcome of ``first … last`` (inclusive) on one consumer; None takes it back."""
+
+    def wait_durable(self, consumer: str, position: int, timeout_s: float) -> bool:
+        """Wait until the consumer's durable position has reached ``position``; False when time ran out."""
+
+    def durable_position(self, consumer: str) -> int:
+        """The position that would be found after a crash now; 0 for an unknown consumer."""
+
+    def set_position(self, consumer: str, position: int) -> None:
+        """Put a consumer anywhere, durable on return. This is also how a consumer becomes known."""
+
+    def forget(self, consumer: str) -> None:
+        """Remove a consumer and its position, durable on return. Its outcomes stay."""
+
+    def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
+        """One small step of pruning; returns how many entries and records went (0: nothing left to do).
+
+        Entries (bodies, heads) up to ``entries_upto`` go that are older than ``entries_before_s``; their records
+        (time, method, path, reference, outcomes) stay until they are older than ``records_before_s``. Refused and
+        skipped updates keep their entries until then too.
+        """
+
+    def usage(self) -> Usage: ...
+
+    def spool_path(self) -> str:
+        """The directory where a ``FileBody`` must lie to be moved in by rename; made by ``start``."""

@@ -1,0 +1,1 @@
+"""The command ``spawnctl``: flags, service files, the background process and the sandbox of test mode."""
