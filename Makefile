@@ -25,8 +25,9 @@ $(BIN)/.tools: $(BIN)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	@touch $@
 
+# With job control Ctrl-C goes to spawnctl alone, else make would end with 130 although spawnctl ended with 0.
 run: $(BIN)/.runtime
-	@$(BIN)/spawnctl -t $(ARGS)
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/spawnctl -t $(ARGS)
 
 test: $(BIN)/.tools
 	@if [ "$$CI" = true ]; then $(MAKE) --no-print-directory test-deps; \
