@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "Service", "__version__"]
 __version__ = "1.0.0"
+__date__ = "2026-11-23"  # of the release
 
 
 def __getattr__(name: str) -> Any:

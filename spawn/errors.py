@@ -68,11 +68,31 @@ class UpstreamError(SpawnError):
 
 
 class NotSent(UpstreamError):
-    """The node surely did not get the request: not one byte of it was written on a connection that lived."""
+    """The node surely did not get the request: not one byte of it was written on a connection that lived.
+
+    ``refused``: nothing listens at any of the node's addresses, so it is down for sure.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Unknown(UpstreamError):
-    """Something was sent and no complete final head came back: the request may or may not have been applied."""
+    """Something was sent and no complete final head came back: the request may or may not have been applied.
+
+    ``malformed``: the node answered, but not with HTTP that may be passed on. ``reused_and_silent``: a connection kept
+    from an earlier request was dropped before any byte of an answer, which is how an idle time-out of the node looks.
+    ``timed_out``: the node kept the connection and made no progress.
+    """
+
+    def __init__(
+        self, message: str, *, malformed: bool = False, reused_and_silent: bool = False, timed_out: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+        self.malformed = malformed
+        self.reused_and_silent = reused_and_silent
 
 
 class AnswerCut(UpstreamError):
