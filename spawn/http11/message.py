@@ -85,6 +85,10 @@ class ResponseWriter(Protocol):
     def started(self) -> bool:
         """Whether a byte of the answer's head may have left."""
 
+    @property
+    def status(self) -> int:
+        """The status of the answer that has begun, else 0."""
+
     def start(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
         """Queue the head. ``headers`` are without framing and hop-by-hop ones; those are added here.
 

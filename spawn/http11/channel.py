@@ -1,0 +1,140 @@
+"""A client's connection as bytes: what has arrived and was not used yet, and sends and receives that end in time.
+
+Receiving is bounded by whoever waits: it arms ``watch`` first. Sending bounds itself: nothing is armed while the kernel
+takes everything at once, which is nearly always. Once it does not, each ``timeout_s`` must see the client acknowledge
+at least ``MIN_BYTES_PER_S`` on average. Acknowledged, because the kernel takes more only when a third of its buffer is
+free, so that an honest client of 10 kB/s can make it look busy for minutes.
+
+Every failure of the socket is a ``ClientGone``; no ``OSError`` comes out of here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from fcntl import ioctl
+from socket import IPPROTO_TCP, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
+from termios import TIOCOUTQ
+
+from gevent.socket import socket
+
+from spawn.errors import ClientGone
+from spawn.http11.deadlines import Deadlines
+from spawn.http11.fairness import Share
+
+MIN_BYTES_PER_S = 500  # slower clients, either way, are cut after their time-out
+RECEIVE_BYTES = 65_536
+LINGER_S = 2.0
+LINGER_BYTES = 1_048_576
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class TimedOut(Exception):
+    """The armed time passed while waiting for the client's bytes."""
+
+
+class Channel:
+    """One accepted socket. Belongs to one greenlet."""
+
+    __slots__ = ("_handed", "_queued", "_window_s", "buffer", "reading_head", "share", "sock", "watch")
+
+    def __init__(self, sock: socket, deadlines: Deadlines) -> None:
+        self.sock = sock
+        self.buffer = b""  # received and not used yet
+        self.reading_head = False  # some bytes of a head are there, and more are waited for
+        self.watch = deadlines.watch(sock, SHUT_RD)
+        self.share = Share()
+        self._window_s = 0.0  # while a send waits: see _more_time
+        self._queued = 0
+        self._handed = 0
+        with contextlib.suppress(OSError):  # gone already; the first receive will say so
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+
+    def receive(self, limit_bytes: int = RECEIVE_BYTES) -> bytes:
+        """Wait for bytes from the socket (not from ``buffer``); ``b""`` at the end. Raises TimedOut and ClientGone."""
+        try:
+            data = self.sock.recv(limit_bytes)
+        except OSError as error:
+            if self.watch.expired:
+                raise TimedOut from None
+            raise ClientGone(f"receiving: {error.strerror}") from None
+        if self.watch.expired:
+            raise TimedOut
+        return data
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Hand all of ``data`` to the kernel. Raises ClientGone."""
+        try:
+            sent = self.sock.send(data, 0, 0.0)  # type: ignore[call-arg]  # the stubs lack gevent's third parameter
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientGone(f"sending: {error.strerror}") from None
+        if sent < len(data):
+            self._send_slowly(memoryview(data)[sent:], timeout_s)
+        else:
+            self.share.use(sent)
+
+    def linger(self) -> None:
+        """Let the client read the last answer before the socket is closed although it may still be sending.
+
+        Closing with unread bytes makes the kernel send a reset, which would throw that answer away on its side.
+        """
+        wrote = 0
+        try:
+            self.sock.shutdown(SHUT_WR)
+            self.watch.arm(LINGER_S, SHUT_RD)
+            while wrote < LINGER_BYTES and not self.watch.expired:
+                data = self.sock.recv(RECEIVE_BYTES)
+                if not data:
+                    break
+                wrote += len(data)
+        except OSError:
+            pass  # it is gone, which is what we wait for
+        self.watch.disarm()
+
+    def reset(self) -> None:
+        """Make the coming close a reset, which nobody takes for a clean end."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+
+    def close(self) -> None:
+        self.watch.cancel()
+        self.sock.close()
+
+    def _send_slowly(self, rest: memoryview, timeout_s: float) -> None:
+        self._window_s = timeout_s
+        self._queued, self._handed = self._unacknowledged(), 0
+        watch = self.watch
+        watch.renew = self._more_time
+        watch.arm(timeout_s, SHUT_RDWR)
+        try:
+            while rest:
+                sent = self.sock.send(rest)
+                rest = rest[sent:]
+                self._handed += sent
+        except OSError as error:
+            if watch.expired:
+                self.reset()
+                raise ClientGone("takes its answer too slowly") from None
+            raise ClientGone(f"sending: {error.strerror}") from None
+        finally:
+            watch.renew = None
+            watch.disarm()
+            self.share.spent = 0
+
+    def _more_time(self) -> float:
+        """Another window if the client acknowledged enough in the last one."""
+        queued = self._unacknowledged()
+        drained = self._queued + self._handed - queued
+        self._queued, self._handed = queued, 0
+        return self._window_s if drained >= MIN_BYTES_PER_S * self._window_s else 0.0
+
+    def _unacknowledged(self) -> int:
+        """Bytes in the kernel's send queue."""
+        try:
+            count: int = struct.unpack("i", ioctl(self.sock.fileno(), TIOCOUTQ, b"\0\0\0\0"))[0]
+        except OSError:
+            return 0
+        return count

@@ -1,0 +1,52 @@
+"""Calls in other threads: failures come back to whoever asked, and nobody else hears of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from spawn.http11.threads import in_thread
+
+FAILS_IN_EVERY_WAY = """
+import os, resource, sys, tempfile
+from spawn.errors import NotSent
+from spawn.http11.outgoing import OutgoingRequest, pieces
+from spawn.http11.spool import DiskFile, Spool, SpooledFile, SpoolFull
+from spawn.http11.threads import in_thread
+
+failures = []
+with tempfile.TemporaryDirectory() as directory:
+    try:
+        in_thread(DiskFile("/dev/full", os.O_RDWR).write_at, 0, b"x")
+    except OSError as error:
+        failures.append(error.strerror)
+    try:
+        list(pieces(OutgoingRequest(b"PUT", b"/", b"Host: a\\r\\n", SpooledFile(directory + "/gone", 9)), ("a", 80)))
+    except NotSent as error:
+        failures.append(str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    with Spool(directory, 0, 1 << 30) as spool:
+        try:
+            for _ in range(10):
+                spool.write(b"x" * 65_536)
+        except SpoolFull as error:
+            failures.append(f"full {error.disk}")
+print(failures)
+"""
+
+
+def test_the_failure_is_raised_in_the_greenlet_that_asked() -> None:
+    assert in_thread(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        in_thread(divmod, 7, 0)
+
+
+def test_failures_of_the_disk_print_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_IN_EVERY_WAY], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    for failure in ("No space left on device", "the body's file cannot be read", "full True"):
+        assert failure in done.stdout
