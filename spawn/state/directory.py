@@ -1,0 +1,123 @@
+"""The state directory: one service's place on disk, locked for as long as it runs.
+
+It holds credentials (headers of updates), so it is the owner's alone: 0700. The lock is ``flock`` on a file that stays,
+so it ends with the process however that ends; the pid in the file is only there for the message.
+
+    <state-dir>/lock         locked and written by ``open``
+    <state-dir>/nodes.json   see ``spawn.state.nodes``
+    <state-dir>/journal/     the journal's own directory, its spool inside: bodies move in by rename
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import stat
+
+from spawn.errors import StateError
+
+log = logging.getLogger("spawn.state")
+
+_BEFORE_STATE = {"lock", ".probe", "spawn.log", "spawn.pid", "lost+found"}  # the last: a file system of its own
+_STATE = {"nodes.json", "journal"}
+
+
+class StateDirectory:
+    """``open`` and ``close`` do short blocking calls: they belong before and after serving."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._lock: int | None = None
+
+    @property
+    def journal_path(self) -> str:
+        return os.path.join(self.path, "journal")
+
+    @property
+    def spool_path(self) -> str:
+        """Where large bodies are spooled; equals the journal's ``spool_path()``, which makes and empties it."""
+        return os.path.join(self.journal_path, "spool")
+
+    def open(self) -> None:
+        """Make, tighten, check, lock. Raises ``StateError``, one line that says what to do; nothing is held then."""
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            self._tighten()
+            self._lock = self._locked()
+            self._check_writable()
+        except OSError as error:
+            self.close()
+            raise StateError(self._explain(error)) from None
+        except StateError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the lock up; may be called twice."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(lock, 0)
+            os.close(lock)
+
+    def _tighten(self) -> None:
+        """Only what is Spawn's or nobody's yet: closing somebody else's directory would break other programs."""
+        mode = stat.S_IMODE(os.stat(self.path).st_mode)
+        if not mode & 0o077:
+            return
+        if mode & stat.S_ISVTX or not self._is_ours():
+            why = "is shared by all users" if mode & stat.S_ISVTX else "holds what is not Spawn's"
+            raise StateError(
+                f"state directory {self.path} {why} and is open to others ({mode:04o}): give Spawn one of its own, "
+                f"such as --state-dir={os.path.join(self.path, 'spawn')}"
+            )
+        os.chmod(self.path, 0o700)
+        log.warning("state directory %s was open to others (%04o), now it is 0700", self.path, mode)
+
+    def _is_ours(self) -> bool:
+        """Empty but for what may be there before the first start, or with a state in it."""
+        names = set(os.listdir(self.path))
+        return names <= _BEFORE_STATE or ("lock" in names and bool(names & _STATE))
+
+    def _locked(self) -> int:
+        descriptor = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise StateError(
+                f"state directory {self.path} is in use by another Spawn (pid {owner or 'unknown'}): "
+                "stop it first, or give this one its own with --state-dir"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _check_writable(self) -> None:
+        """A file can be made, filled and removed."""
+        path = os.path.join(self.path, ".probe")
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, bytes(4096), 0)
+        finally:
+            os.close(descriptor)
+            os.unlink(path)
+
+    def _explain(self, error: OSError) -> str:
+        code, where = error.errno, f"state directory {self.path}"
+        if code in (errno.EACCES, errno.EPERM):
+            return f"{where} cannot be written by this user (uid {os.geteuid()}): change its owner, or use --state-dir"
+        if code == errno.EROFS:
+            return f"{where} is on a read-only file system: give another one with --state-dir"
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            return f"{where} cannot be used, its disk is full: make room, or give another one with --state-dir"
+        if code in (errno.ENOTDIR, errno.EEXIST):
+            return f"{where} is not a directory: give another one with --state-dir"
+        return f"{where} cannot be used: {error.strerror or error}"
