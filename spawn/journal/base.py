@@ -11,7 +11,11 @@ Invariants that every backend keeps:
   call per batch and without a gap, after they are durable and **before** the ``append`` calls of the batch return.
 * ``advance``, ``settle`` and ``record`` are queued and become durable in the order of their calls, within about
   50 ms, with the next batch if one comes first. ``wait_durable`` waits for that.
+* ``positions``, ``reference``, ``read`` and ``fate`` show what is queued at once, durable or not.
 * After a commit of unknown outcome every call raises ``JournalBroken`` and ``on_broken`` is called once.
+  After ``stop`` every call raises ``JournalError``. The properties, ``usage`` and ``stop`` itself always work.
+* ``publish`` and ``on_broken`` must not block, and must not call ``stop``.
+* A call that makes no sense (a position beyond the head, an empty range) raises ``ValueError``: a bug, not an outcome.
 * All calls are made on the hub's thread; none blocks it: a call that needs the disk only blocks its greenlet.
 """
 
@@ -27,7 +31,11 @@ INLINE_BODY_BYTES = 262_144  # larger bodies are files
 
 @dataclass(frozen=True, slots=True)
 class FileBody:
-    """A body that lies in a file. Given to ``append``, the file is moved into the journal (same file system)."""
+    """A body that lies in a file.
+
+    Given to ``append``, the file must lie in ``spool_path()``. It belongs to the journal from the call on, whatever
+    comes of it: it is moved into the journal, or deleted when ``append`` raises.
+    """
 
     path: str
     size: int
@@ -91,7 +99,7 @@ Publish = Callable[[Sequence[Published]], None]
 class Usage:
     """How full the journal is."""
 
-    used_bytes: int  # bodies and spools included
+    used_bytes: int  # bodies included, uploads that are still being received not
     max_bytes: int
 
 
@@ -121,13 +129,22 @@ class Journal(Protocol):
     def append(self, update: NewUpdate, token: Any = None) -> int:
         """Append, wait until durable and published, return the sequence.
 
-        Raises ``JournalFull`` (nothing was written) or ``JournalBroken`` (it may have been written or not).
+        Raises ``JournalFull`` (nothing was written) or ``JournalBroken`` (it may have been written or not). When the
+        waiting greenlet is killed, the update may still be committed, and then is published with its token.
         """
 
     def read(self, after: int, max_entries: int, max_bytes: int) -> list[Entry]:
         """Entries ``after + 1 …`` in order, without a gap; at least one if there is one, whatever ``max_bytes`` says.
 
-        Inline bodies count against ``max_bytes``. Raises ``Pruned`` when ``after + 1`` is below the tail.
+        Heads, targets and inline bodies count against ``max_bytes``. Fewer than asked for may come; none only at the
+        head. Raises ``Pruned`` when ``after + 1`` is below the tail, ``JournalDamaged`` when the stored bytes are not
+        those that were written.
+        """
+
+    def entry(self, sequence: int) -> Entry | None:
+        """One entry, also one kept below the tail because it was refused or skipped.
+
+        None for a sequence that was never given; ``Pruned`` when the entry is gone.
         """
 
     def fate(self, sequence: int) -> Fate | None:
@@ -140,32 +157,47 @@ class Journal(Protocol):
         """Every consumer's position: all entries up to it are done with."""
 
     def advance(self, consumer: str, position: int) -> None:
-        """Queue a consumer's progress. Never backwards: use ``set_position`` for that."""
+        """Queue a consumer's progress. Never backwards: use ``set_position`` for that.
+
+        Ignored for a consumer that is not known (its worker may outlive it by a moment).
+        """
 
     def settle(self, sequence: int, status: int) -> None:
-        """Queue the reference answer's status of an update. The first one stands."""
+        """Queue the reference answer's status of an update. The first one stands; ignored when its record is gone."""
 
     def record(self, consumer: str, first: int, last: int, outcome: Outcome | None) -> None:
-        """Queue the outcome of ``first … last`` (inclusive) on one consumer; None takes it back."""
+        """Queue the outcome of ``first … last`` (inclusive) on one consumer; None takes it back.
+
+        What was recorded before for a part of the range is replaced.
+        """
 
     def wait_durable(self, consumer: str, position: int, timeout_s: float) -> bool:
         """Wait until the consumer's durable position has reached ``position``; False when time ran out."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Make everything queued so far durable now; False when time ran out (it stays queued)."""
 
     def durable_position(self, consumer: str) -> int:
         """The position that would be found after a crash now; 0 for an unknown consumer."""
 
     def set_position(self, consumer: str, position: int) -> None:
-        """Put a consumer anywhere, durable on return. This is also how a consumer becomes known."""
+        """Put a consumer anywhere from 0 to the head, durable on return. This is how a consumer becomes known.
+
+        Raises ``JournalFull`` when the disk had no room even for this: it holds, and becomes durable later.
+        """
 
     def forget(self, consumer: str) -> None:
         """Remove a consumer and its position, durable on return. Its outcomes stay."""
 
     def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
-        """One small step of pruning; returns how many entries and records went (0: nothing left to do).
+        """One small step of pruning, at most ``limit`` of each kind; 0 when nothing is left to do, else how many.
+
+        What is queued becomes durable first, so ``entries_upto`` may be taken from ``positions``.
 
         Entries (bodies, heads) up to ``entries_upto`` go that are older than ``entries_before_s``; their records
         (time, method, path, reference, outcomes) stay until they are older than ``records_before_s``. Refused and
-        skipped updates keep their entries until then too.
+        skipped updates keep their entries until then too (see ``entry``), below the tail. The newest record always
+        stays.
         """
 
     def usage(self) -> Usage: ...

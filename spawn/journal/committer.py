@@ -1,0 +1,348 @@
+"""The committer: the one greenlet that writes. It collects what waits, commits it, publishes it, wakes the waiting.
+
+Whatever has gathered while the last commit ran is the next batch, so batches grow with the load and a single client
+waits for one commit only. Small changes alone are let gather for ``LINGER_S``. Only this greenlet moves the head.
+
+A disk without room is a state, not an end: appends are refused, the ballast goes, and small changes are tried again
+until they fit; the state is left once the ballast could be taken back. Any other failure ends the journal.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult, Event
+
+from spawn.errors import JournalBroken, JournalError, JournalFull
+from spawn.journal.accounting import Budget, entry_bytes, inline_bytes, record_bytes
+from spawn.journal.base import Entry, FileBody, NewUpdate, Publish
+from spawn.journal.bodies import Ballast, BodyFiles, StoredFile
+from spawn.journal.database import Batch, Database, DiskFull
+from spawn.journal.notes import Notes
+from spawn.journal.threads import NativeThreads
+
+log = logging.getLogger("spawn.journal")
+
+LINGER_S = 0.025  # half of what the contract allows for positions
+RETRY_S = 1.0  # between attempts while the disk is full
+BATCH_ENTRIES = 512
+BATCH_BYTES = 8 << 20
+FULL_TEXT = "the disk that holds the journal is full: no update is accepted until there is room"
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An update on its way into the log."""
+
+    update: NewUpdate
+    token: Any
+    file: StoredFile | None = None
+    cost: int = 0
+    done: AsyncResult[int] = field(default_factory=AsyncResult)
+
+    def __post_init__(self) -> None:
+        self.cost = entry_bytes(self.update) + record_bytes(self.update)
+
+
+class Committer:
+    """Life: ``start``, then ``append``/``notes``/``run``, then ``stop``."""
+
+    def __init__(
+        self, database: Database, writer: NativeThreads, files: NativeThreads, bodies: BodyFiles,
+        ballast: Ballast, budget: Budget, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._writer = writer
+        self._files = files
+        self._bodies = bodies
+        self._ballast = ballast
+        self._budget = budget
+        self._clock = clock
+        self._appends: deque[Waiting] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], AsyncResult[Any]]] = deque()
+        self._queued = Event()  # something is to be done
+        self._urgent = Event()  # and it should not linger
+        self._greenlet: gevent.Greenlet[..., Any] | None = None
+        self._stopping = False
+        self._arriving = 0  # updates whose body file is being moved in
+        self._taken: list[Waiting] = []  # the updates of the batch in flight
+        self._total = 0
+        self._time_us = 0
+        self._behind = False  # small changes did not fit on the disk and still wait
+        self._looked_at_s = 0.0  # monotonic time of the last look for room
+        self.head = 0
+        self.notes = Notes()
+        self.in_flight = Notes()
+        self.durable: dict[str, int] = {}
+        self.committed = Event()  # set, and replaced, at each commit
+        self.disk_full = False
+        self.broken_reason = ""
+
+    def start(
+        self, publish: Publish, on_broken: Callable[[str], None], head: int, time_us: int, total: int,
+        positions: dict[str, int], disk_full: bool,
+    ) -> None:  # fmt: skip
+        self._publish, self._on_broken = publish, on_broken
+        self.head, self._time_us, self._total = head, time_us, total
+        self.durable = dict(positions)
+        self.disk_full = disk_full
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self, deadline_s: float) -> bool:
+        """Commit what is queued and end; False when the deadline passed first."""
+        self._stopping = True
+        self.hurry()
+        if self._greenlet is None:
+            return True
+        self._greenlet.join(deadline_s)
+        if self._greenlet.ready():
+            return True
+        self._greenlet.kill(block=False)
+        self.abandon("the journal was stopped before this was durable")
+        return False
+
+    # --- what the journal's calls do
+
+    def append(self, waiting: Waiting) -> int:
+        """Queue an update whose room is reserved; wait for its sequence."""
+        body = waiting.update.body
+        if isinstance(body, FileBody):
+            self._arriving += 1
+            gevent.spawn(self._take_in, waiting, body)  # its own greenlet: ours may be killed while it waits
+        else:
+            self._enqueue(waiting)
+        sequence: int = waiting.done.get()  # type: ignore[assignment]
+        return sequence
+
+    def run(self, job: Callable[[], Any]) -> Any:
+        """Run something between two commits, after what is queued now; for changes that must not be cut in half."""
+        done: AsyncResult[Any] = AsyncResult()
+        self._jobs.append((job, done))
+        self.hurry()
+        return done.get()
+
+    def wake(self) -> None:
+        """Small changes were queued."""
+        self._queued.set()
+
+    def hurry(self) -> None:
+        self._queued.set()
+        self._urgent.set()
+
+    def wait_for_notes(self, timeout_s: float | None) -> bool:
+        """Until what is queued now is durable. Raises ``JournalFull`` when the disk was full even for this."""
+        notes = self.notes or self.in_flight
+        if not notes:
+            return True
+        done: AsyncResult[None] = AsyncResult()
+        notes.waiters.append(done)
+        self.hurry()
+        done.wait(timeout_s)
+        if not done.ready():
+            return False
+        done.get()  # raises what went wrong
+        return True
+
+    def _take_in(self, waiting: Waiting, body: FileBody) -> None:
+        try:
+            waiting.file = self._files.call(self._bodies.adopt, body.path, body.size)
+        except Exception as error:  # noqa: BLE001 — the client waits for an answer, whatever it was
+            self._budget.release(waiting.cost)
+            self._files.call(self._bodies.drop, body.path)
+            waiting.done.set_exception(self._refusal(error))
+        else:
+            self._enqueue(waiting)
+        finally:
+            self._arriving -= 1
+            self.hurry()
+
+    def _refusal(self, error: Exception) -> JournalError:
+        """What a body file that could not be taken in means. Nothing was recorded, so this update is not in doubt."""
+        code = error.errno if isinstance(error, OSError) else None
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            return JournalFull(FULL_TEXT)
+        if code in (errno.EIO, errno.EROFS):  # the next commit would not fare better
+            self.fail(f"the journal's disk fails: {error}")
+        return JournalError(f"a body could not be moved into the journal: {error}")
+
+    def _enqueue(self, waiting: Waiting) -> None:
+        if self.broken_reason:
+            waiting.done.set_exception(JournalBroken(self.broken_reason))
+            return
+        self._appends.append(waiting)
+        self.hurry()
+
+    # --- the greenlet
+
+    def _run(self) -> None:
+        while self._next() and not self.broken_reason:
+            has_job = bool(self._jobs)  # one that comes during the commit waits for what is queued before it
+            self._commit(self._take())
+            if has_job and not self.broken_reason:
+                self._do(*self._jobs.popleft())
+
+    def _next(self) -> bool:
+        """Wait for work; False when all is done and the journal stops."""
+        self._look_for_room()
+        while not (self._appends or self.notes or self._jobs):
+            if self._stopping and not self._arriving:
+                return False
+            self._queued.wait(RETRY_S if self.disk_full else None)
+            self._queued.clear()
+            self._look_for_room()
+        if not (self._appends or self._jobs):
+            self._urgent.wait(LINGER_S)
+        self._urgent.clear()
+        return True
+
+    def _take(self) -> list[Waiting]:
+        taken: list[Waiting] = []
+        size = 0
+        while self._appends and len(taken) < BATCH_ENTRIES and size < BATCH_BYTES:
+            waiting = self._appends.popleft()
+            size += inline_bytes(waiting.update)
+            taken.append(waiting)
+        self.in_flight, self.notes = self.notes, Notes()
+        self._taken = taken
+        return taken
+
+    def _commit(self, taken: list[Waiting]) -> None:
+        if not (taken or self.in_flight):
+            return
+        batch = self._batch(taken)
+        try:
+            self._write(batch)
+        except DiskFull:
+            self._on_disk_full(taken)
+        except Exception as error:  # noqa: BLE001 — whatever it was, nobody knows what is on the disk now
+            self.fail(f"a commit of the journal failed, its outcome is unknown: {error}")
+        else:
+            self._committed(batch, taken)
+
+    def _batch(self, taken: list[Waiting]) -> Batch:
+        notes = self.in_flight
+        time_us = max(self._time_us, int(self._clock() * 1e6))  # a clock that jumps back stands still here
+        updates = [(waiting.update, waiting.file) for waiting in taken]
+        return Batch(self.head + 1, time_us, self._total, updates, notes.positions, notes.settled, notes.changes)
+
+    def _write(self, batch: Batch) -> None:
+        if batch.updates or batch.positions or batch.settled or batch.changes:
+            self._writer.call(self._database.commit, batch)
+
+    def _committed(self, batch: Batch, taken: list[Waiting]) -> None:
+        """The commit is durable: the only place where the head moves and entries become known."""
+        notes, self.in_flight = self.in_flight, Notes()
+        self._behind = False
+        for consumer, position in batch.positions.items():
+            if position is None:
+                self.durable.pop(consumer, None)
+            else:
+                self.durable[consumer] = position
+        if taken:
+            self._publish_all(batch, taken)
+        for waiter in notes.waiters:
+            waiter.set(None)
+        committed, self.committed = self.committed, Event()
+        committed.set()
+
+    def _publish_all(self, batch: Batch, taken: list[Waiting]) -> None:
+        self._time_us = batch.time_us
+        self._total += sum(waiting.cost for waiting in taken)
+        self.head = batch.first + len(taken) - 1
+        time_s = batch.time_us / 1e6
+        entries = [self._entry(sequence, time_s, waiting) for sequence, waiting in enumerate(taken, batch.first)]
+        try:
+            self._publish([(entry, waiting.token) for entry, waiting in zip(entries, taken, strict=True)])
+        except Exception:  # the updates are in the log, readers find them there; the clients must get an answer
+            log.exception("an error in Spawn: publishing updates failed")
+        self._taken = []
+        for entry, waiting in zip(entries, taken, strict=True):
+            waiting.done.set(entry.sequence)
+
+    def _entry(self, sequence: int, time_s: float, waiting: Waiting) -> Entry:
+        update, file = waiting.update, waiting.file
+        body = FileBody(self._bodies.path(file.name), file.size) if file else update.body
+        return Entry(sequence, time_s, update.method, update.target, update.head, body, update.key, None)
+
+    def _do(self, job: Callable[[], Any], done: AsyncResult[Any]) -> None:
+        try:
+            if self._behind:
+                raise JournalFull(FULL_TEXT)
+            done.set(job())
+        except Exception as error:  # noqa: BLE001 — raised again where it is waited for
+            done.set_exception(error)
+
+    # --- when it goes wrong
+
+    def fail(self, reason: str) -> None:
+        """Outcome unknown: everybody who waits is told, and nothing is accepted any more."""
+        if not self.broken_reason:
+            self.abandon(reason)
+            self._on_broken(reason)
+
+    def abandon(self, reason: str) -> None:
+        """Tell everybody who waits that nothing more will come."""
+        self.broken_reason = reason
+        waiting = [w.done for w in (*self._taken, *self._appends) if not w.done.ready()]
+        others = [*self.in_flight.waiters, *self.notes.waiters, *(done for _, done in self._jobs)]
+        self._appends.clear()
+        self._jobs.clear()
+        for result in (*waiting, *others):
+            result.set_exception(JournalBroken(reason))
+        self.committed.set()
+
+    def _on_disk_full(self, taken: list[Waiting]) -> None:
+        """Refuse the appends; with the ballast gone, try the small changes alone."""
+        if not self.disk_full:
+            log.error("%s; reads and deliveries go on", FULL_TEXT)
+        self.disk_full = True
+        self._refuse([*taken, *self._appends])
+        self._appends.clear()
+        self._files.call(self._ballast.let_go)
+        batch = self._batch([])
+        try:
+            self._write(batch)
+        except DiskFull:
+            self._keep_for_later()
+        except Exception as error:  # noqa: BLE001 — whatever it was, nobody knows what is on the disk now
+            self.fail(f"a commit of the journal failed, its outcome is unknown: {error}")
+        else:
+            self._committed(batch, [])
+
+    def _refuse(self, refused: list[Waiting]) -> None:
+        for waiting in refused:
+            self._budget.release(waiting.cost)
+            waiting.done.set_exception(JournalFull(FULL_TEXT))
+        self._taken = []
+        names = [waiting.file.name for waiting in refused if waiting.file]
+        if names:
+            self._files.call(self._bodies.delete, names)
+
+    def _keep_for_later(self) -> None:
+        """Not even the small changes fit: whoever waits for them is told, and they are tried again."""
+        notes, self.in_flight = self.in_flight, Notes()
+        for waiter in notes.waiters:
+            waiter.set_exception(JournalFull(FULL_TEXT))
+        notes.waiters = []
+        self._behind = True
+        if self._stopping:
+            log.error("the disk is full: the last positions are lost, some updates will be delivered again")
+            return
+        self.notes = notes.then(self.notes)
+        gevent.sleep(RETRY_S)
+
+    def _look_for_room(self) -> None:
+        """Leave the full state once the ballast fits again with something to spare."""
+        if not self.disk_full or time.monotonic() < self._looked_at_s + RETRY_S:
+            return
+        self._looked_at_s = time.monotonic()
+        if self._files.call(self._ballast.take, self._ballast.margin_bytes):
+            self.disk_full = False
+            log.warning("the disk that holds the journal has room again: updates are accepted")

@@ -1,0 +1,364 @@
+"""What is done with the database, on its one thread: transactions, pages of entries, pruning.
+
+Python's ``sqlite3`` gives the GIL away in every statement and has to get it back from a busy hub, so the number of
+statements counts: a batch of any size is at most one INSERT per table, one UPDATE for all references and one for all
+positions. Their texts are few and fixed (a batch is padded with empty rows to a power of two), so that SQLite compiles
+each of them once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from spawn.errors import JournalDamaged, JournalFull
+from spawn.journal import schema
+from spawn.journal.accounting import RECORD_BYTES, entry_bytes, path_of, record_bytes
+from spawn.journal.base import Body, Entry, FileBody, NewUpdate, Outcome
+from spawn.journal.bodies import BodyFiles, StoredFile
+from spawn.journal.outcomes import PINNING, Change, Range, gaps_between, lay_over
+
+VACUUM_PAGES = 128  # given back to the file system per pruning step, once a quarter of the file is free
+VACUUM_FROM_PAGES = 2_048  # less than that is not worth the trouble
+
+RECORD_COLUMNS, ENTRY_COLUMNS = 5, 11
+# A page is one row of JSON, blobs in hex: fetched row by row, every row would wait for the GIL (2 ms under load).
+# The inner part measures without touching the bodies.
+SELECT_PAGE = """
+SELECT json_group_array(json_array(e.sequence, r.time_us, r.reference, e.file, e.file_size, e.file_crc, e.crc,
+    hex(e.method), hex(e.target), hex(e.head),
+    iif(e.body IS NULL, NULL, hex(e.body)), iif(e.key IS NULL, NULL, hex(e.key))))
+FROM (
+    SELECT sequence, row_number() OVER places AS place,
+        sum(length(target) + length(head) + coalesce(length(body), 0)) OVER places AS size
+    FROM entries WHERE sequence > ? AND sequence <= ?
+    WINDOW places AS (ORDER BY sequence ROWS UNBOUNDED PRECEDING)
+) AS measured
+CROSS JOIN entries AS e ON e.sequence = measured.sequence
+CROSS JOIN records AS r ON r.sequence = measured.sequence
+WHERE place <= ? OR size <= ?
+"""
+SETTLE = (
+    "UPDATE records SET reference = j.value FROM json_each(?) AS j"
+    " WHERE records.sequence = CAST(j.key AS INTEGER) AND records.reference IS NULL"
+)
+MOVE = "INSERT OR REPLACE INTO consumers (id, position) SELECT key, value FROM json_each(?)"
+FORGET = "DELETE FROM consumers WHERE id IN (SELECT value FROM json_each(?))"
+RECORDS_SIZE = (
+    f"SELECT total(length(method) + length(path) + {RECORD_BYTES}) FROM records WHERE sequence BETWEEN ? AND ?"
+)
+ENTRIES_SIZE = "SELECT total(cost) FROM entries WHERE sequence BETWEEN ? AND ?"
+ENTRIES_FILES = "SELECT file FROM entries WHERE sequence BETWEEN ? AND ? AND file IS NOT NULL"
+
+
+class _Row(msgspec.Struct, array_like=True):
+    """A row of ``SELECT_PAGE``."""
+
+    sequence: int
+    time_us: int
+    reference: int | None
+    file: str | None
+    file_size: int | None
+    file_crc: int | None
+    crc: int
+    method: str
+    target: str
+    head: str
+    body: str | None
+    key: str | None
+
+
+class DiskFull(JournalFull):
+    """SQLite found no room; the transaction was rolled back, nothing of it is in the file."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """One transaction. Sequences follow from ``first`` in the order of ``updates``."""
+
+    first: int
+    time_us: int
+    total: int  # bytes ever appended before this batch
+    updates: list[tuple[NewUpdate, StoredFile | None]] = field(default_factory=list)
+    positions: dict[str, int | None] = field(default_factory=dict)
+    settled: dict[int, int] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+
+
+class Stored(NamedTuple):
+    """An entry as read, with what is needed to verify its body file."""
+
+    entry: Entry
+    file: StoredFile | None
+
+
+class FateRow(NamedTuple):
+    time_us: int
+    method: bytes
+    path: bytes
+    reference: int | None
+    ranges: dict[str, Outcome]
+
+
+@dataclass(slots=True)
+class Pruning:
+    """What one step did."""
+
+    tail: int
+    records_tail: int
+    gone: int = 0
+    freed: int = 0
+    files: list[str] = field(default_factory=list)
+
+
+class Database:
+    """All methods run on one and the same thread."""
+
+    def __init__(self, path: str, bodies: BodyFiles) -> None:
+        self._path = path
+        self._bodies = bodies
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        assert self._connection is not None, "open() comes first"
+        return self._connection
+
+    def open(self) -> schema.Opened:
+        """Open, create, check; sweeps leftovers. Raises ``JournalDamaged``, ``OSError``."""
+        try:
+            self._connection = schema.connect(self._path)
+            self._bodies.make()
+            if schema.prepare(self._connection, self._path) and self._bodies.any():
+                raise schema.damaged(
+                    self._path, f"it is missing or empty, but {self._bodies.bodies} holds bodies of it"
+                )
+            opened = schema.inspect(self._connection, self._path)
+            self._bodies.reconcile(opened.files)
+            self._bodies.empty_spool()
+        except sqlite3.DatabaseError as error:
+            self.discard()
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise JournalDamaged(f"the journal {self._path} is in use by another program: {error}") from None
+            raise schema.damaged(self._path, str(error)) from None
+        except BaseException:
+            self.discard()
+            raise
+        return opened
+
+    def discard(self) -> None:
+        """Let the connection go without ceremony."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Write the WAL back into the database and close; may be called twice."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the WAL stays, the next start reads it
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.discard()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Raises ``DiskFull`` after a rollback; any other error leaves the outcome unknown."""
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise DiskFull(str(error)) from None
+
+    # --- writing
+
+    def commit(self, batch: Batch) -> None:
+        """Write a batch, durable on return. Raises ``DiskFull``, else ``sqlite3.Error`` for an unknown outcome."""
+        records, entries = rows_of(batch)
+        with self._transaction() as db:
+            if batch.updates:
+                db.execute(insert("records (sequence, time_us, method, path, total)", RECORD_COLUMNS, records), records)
+                db.execute(insert("entries", ENTRY_COLUMNS, entries), entries)
+            if batch.settled:
+                db.execute(SETTLE, (json.dumps(batch.settled),))
+            for change in batch.changes:
+                self._apply(db, change)
+            moved = {consumer: at for consumer, at in batch.positions.items() if at is not None}
+            if moved:
+                db.execute(MOVE, (json.dumps(moved),))
+            if len(moved) < len(batch.positions):
+                db.execute(FORGET, (json.dumps([c for c, at in batch.positions.items() if at is None]),))
+
+    @staticmethod
+    def _apply(db: sqlite3.Connection, change: Change) -> None:
+        """Lay one outcome over what is there; the neighbours come along so that equal ranges join."""
+        touched = (change.consumer, change.last + 1, change.first - 1)
+        where = "FROM outcomes WHERE consumer = ? AND first <= ? AND last >= ?"
+        rows = db.execute(f"SELECT first, last, outcome {where}", touched).fetchall()
+        after = lay_over((Range(a, b, Outcome(o)) for a, b, o in rows), change.first, change.last, change.outcome)
+        if rows:
+            db.execute(f"DELETE {where}", touched)
+        for first, last, outcome in after:
+            db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?)", (change.consumer, first, last, outcome.value))
+
+    # --- reading
+
+    def page(self, after: int, upto: int, max_bytes: int, at_least: int) -> list[Stored]:
+        """Entries ``after + 1 … upto`` within ``max_bytes``, ``at_least`` so many. Raises ``JournalDamaged``.
+
+        Ends before a gap: an entry that was pruned meanwhile or is lost, the caller knows which.
+        """
+        with self._reading():
+            packed: str = schema.scalar(self._db, SELECT_PAGE, after, upto, at_least, max_bytes)
+            rows = msgspec.json.decode(packed, type=list[_Row])
+        rows.sort(key=lambda row: row.sequence)
+        return [self._stored(row) for place, row in enumerate(rows, after + 1) if row.sequence == place]
+
+    def entry(self, sequence: int) -> Stored | None:
+        """One entry, wherever it is."""
+        found = self.page(sequence - 1, sequence, 0, 1)
+        return found[0] if found else None
+
+    def _stored(self, row: _Row) -> Stored:
+        method, target, head = bytes.fromhex(row.method), bytes.fromhex(row.target), bytes.fromhex(row.head)
+        inline = None if row.body is None else bytes.fromhex(row.body)
+        key = None if row.key is None else bytes.fromhex(row.key)
+        if checksum(row.sequence, method, target, head, inline, key) != row.crc:
+            raise schema.damaged(self._path, f"update {row.sequence} is not what was written")
+        body: Body = inline
+        file = None
+        if row.file is not None:
+            file = StoredFile(row.file, row.file_size or 0, row.file_crc or 0)
+            body = FileBody(self._bodies.path(file.name), file.size)
+        entry = Entry(row.sequence, row.time_us / 1e6, method, target, head, body, key, row.reference)
+        return Stored(entry, file)
+
+    def reference(self, sequence: int) -> int | None:
+        with self._reading():
+            found: int | None = schema.scalar(self._db, "SELECT reference FROM records WHERE sequence = ?", sequence)
+            return found
+
+    def fate(self, sequence: int) -> FateRow | None:
+        with self._reading():
+            row = self._db.execute(
+                "SELECT time_us, method, path, reference FROM records WHERE sequence = ?", (sequence,)
+            ).fetchone()
+            outcomes = self._db.execute(
+                "SELECT consumer, outcome FROM outcomes WHERE first <= ? AND last >= ?", (sequence, sequence)
+            ).fetchall()
+        if row is None:
+            return None
+        time_us, method, path, reference = row
+        return FateRow(time_us, method, path, reference, {consumer: Outcome(what) for consumer, what in outcomes})
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+            raise schema.damaged(self._path, str(error)) from None
+
+    # --- pruning
+
+    def prune(self, state: Pruning, upto: int, entries_us: int, records_us: int, head: int, limit: int) -> Pruning:
+        """One step: entries from the tail on, then records before it. See ``Journal.prune``. Errors as ``commit``."""
+        step = Pruning(state.tail, state.records_tail)
+        with self._transaction() as db:
+            last = self._last_before(step.tail, min(upto, head), entries_us, limit)
+            if last is not None:
+                self._prune_entries(db, step, last)
+            last = self._last_before(step.records_tail, min(step.tail, head) - 1, records_us, limit)
+            if last is not None:
+                self._prune_records(db, step, last)
+            if step.gone:
+                db.execute("UPDATE meta SET value = ? WHERE key = 'tail'", (step.tail,))
+                db.execute("UPDATE meta SET value = value + ? WHERE key = 'freed'", (step.freed,))
+        self._give_back()
+        return step
+
+    def _last_before(self, first: int, last: int, time_us: int, limit: int) -> int | None:
+        """The last of the next ``limit`` sequences that is older than a time; times never run backwards."""
+        found: int | None = schema.scalar(
+            self._db,
+            "SELECT max(sequence) FROM records WHERE sequence BETWEEN ? AND ? AND time_us < ?",
+            first, min(last, first + limit - 1), time_us,
+        )  # fmt: skip
+        return found
+
+    def _prune_entries(self, db: sqlite3.Connection, step: Pruning, last: int) -> None:
+        rows = db.execute(
+            "SELECT first, last, outcome FROM outcomes WHERE first <= ? AND last >= ?", (last, step.tail)
+        ).fetchall()
+        pinned = [Range(a, b, Outcome(o)) for a, b, o in rows if Outcome(o) in PINNING]
+        for gap in gaps_between(step.tail, last, pinned):
+            self._delete_entries(db, step, gap)
+        step.gone += last - step.tail + 1
+        step.tail = last + 1
+
+    def _prune_records(self, db: sqlite3.Connection, step: Pruning, last: int) -> None:
+        reach = (step.records_tail, last)
+        self._delete_entries(db, step, reach)
+        step.freed += int(schema.scalar(db, RECORDS_SIZE, *reach))
+        db.execute("DELETE FROM records WHERE sequence BETWEEN ? AND ?", reach)
+        db.execute("DELETE FROM outcomes WHERE last <= ?", (last,))
+        step.gone += last - step.records_tail + 1
+        step.records_tail = last + 1
+
+    @staticmethod
+    def _delete_entries(db: sqlite3.Connection, step: Pruning, reach: tuple[int, int]) -> None:
+        step.freed += int(schema.scalar(db, ENTRIES_SIZE, *reach))
+        step.files += [name for (name,) in db.execute(ENTRIES_FILES, reach)]
+        db.execute("DELETE FROM entries WHERE sequence BETWEEN ? AND ?", reach)
+
+    def _give_back(self) -> None:
+        """Return some free pages to the file system when there are many; a failure only means: not now."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            free, pages = (schema.scalar(self._db, f"PRAGMA {what}") for what in ("freelist_count", "page_count"))
+            if free > max(VACUUM_FROM_PAGES, pages // 4):
+                self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # execute() would do one page
+
+
+def checksum(sequence: int, method: bytes, target: bytes, head: bytes, body: bytes | None, key: bytes | None) -> int:
+    """CRC-32 over an entry's bytes and its place: against bit rot that SQLite does not see."""
+    crc = sequence & 0xFFFFFFFF
+    for part in (method, target, head, body or b"", key or b""):
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def insert(table: str, columns: int, values: list[Any]) -> str:
+    """An INSERT of all values in one statement; pads them to the next power of two of rows, which it leaves out."""
+    rows = len(values) // columns
+    padded = 1 << (rows - 1).bit_length()
+    values.extend([None] * ((padded - rows) * columns))
+    row = f"({', '.join('?' * columns)})"
+    if padded == 1:
+        return f"INSERT INTO {table} VALUES {row}"
+    return f"INSERT INTO {table} SELECT * FROM (VALUES {', '.join([row] * padded)}) WHERE column1 IS NOT NULL"
+
+
+def rows_of(batch: Batch) -> tuple[list[Any], list[Any]]:
+    """The flat values of both INSERTs."""
+    records: list[Any] = []
+    entries: list[Any] = []
+    total = batch.total
+    for sequence, (update, file) in enumerate(batch.updates, batch.first):
+        cost = entry_bytes(update)
+        total += cost + record_bytes(update)
+        records += (sequence, batch.time_us, update.method, path_of(update.target), total)
+        inline = update.body if isinstance(update.body, bytes) else None
+        crc = checksum(sequence, update.method, update.target, update.head, inline, update.key)
+        entries += (sequence, update.method, update.target, update.head, inline, update.key)
+        entries += (*(file or (None, None, None)), cost, crc)
+    return records, entries

@@ -1,0 +1,344 @@
+"""The embedded durable journal: what the contract says, on SQLite and body files. DESIGN.md explains the whole.
+
+Two threads do all that blocks: ``writer`` owns the database, ``files`` syncs and deletes body files. On the hub live
+the head, the tail, the positions and what is queued; entries are never kept in memory once they are published.
+At most one read at a time is handed to the database's thread, so a commit waits for one page at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from functools import partial
+
+import gevent
+from gevent.lock import BoundedSemaphore
+
+from spawn.errors import JournalBroken, JournalError, JournalFull, Pruned, StateError
+from spawn.journal.accounting import Budget
+from spawn.journal.base import Entry, Fate, FileBody, NewUpdate, Outcome, Publish, Usage
+from spawn.journal.bodies import Ballast, BodyFiles, make_directory
+from spawn.journal.committer import FULL_TEXT, Committer, Waiting
+from spawn.journal.database import Database, DiskFull, Pruning, Stored
+from spawn.journal.outcomes import Change
+from spawn.journal.schema import Opened, damaged
+from spawn.journal.threads import Ended, NativeThreads
+
+PAGE_ENTRIES = 256
+PAGE_BYTES = 1 << 20
+VERIFY_BYTES = 64 << 20  # of body files checked in one read; the next read goes on from there
+BALLAST_BYTES = 32 << 20
+FILE_THREADS = 4
+NAME = "journal.db"
+
+
+class SqliteJournal:
+    """See ``base.Journal``. ``directory`` is made if need be and belongs to this journal alone."""
+
+    def __init__(
+        self, directory: str, max_bytes: int, *,
+        clock: Callable[[], float] = time.time, ballast_bytes: int = BALLAST_BYTES,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._path = os.path.join(directory, NAME)
+        self._bodies = BodyFiles(directory)
+        self._ballast = Ballast(os.path.join(directory, "ballast"), ballast_bytes)
+        self._budget = Budget(max_bytes)
+        self._database = Database(self._path, self._bodies)
+        self._writer = NativeThreads(1)
+        self._files = NativeThreads(FILE_THREADS)
+        self._reading = BoundedSemaphore(1)
+        self._committer = Committer(
+            self._database, self._writer, self._files, self._bodies, self._ballast, self._budget, clock
+        )
+        self._uuid = ""
+        self._tail = self._records_tail = 1
+        self._positions: dict[str, int] = {}
+        self._old_head = 0  # body files up to this one were written before this start: verified at their first read
+        self._verified: set[str] = set()
+        self._running = False
+
+    # --- what it is
+
+    @property
+    def uuid(self) -> str:
+        return self._uuid
+
+    @property
+    def head(self) -> int:
+        return self._committer.head
+
+    @property
+    def tail(self) -> int:
+        return self._tail
+
+    @property
+    def broken(self) -> bool:
+        return bool(self._committer.broken_reason)
+
+    def usage(self) -> Usage:
+        return Usage(self._budget.used_bytes, self._budget.max_bytes)
+
+    def spool_path(self) -> str:
+        return self._bodies.spool
+
+    # --- life
+
+    def start(self, publish: Publish, on_broken: Callable[[str], None]) -> None:
+        """Open, check and recover. Raises ``JournalDamaged`` or ``StateError``, both one line; nothing runs then."""
+        try:
+            self._files.call(make_directory, self._directory)
+            opened = self._writer.call(self._database.open)
+            has_room = self._files.call(self._ballast.take, 0)
+        except BaseException as error:
+            self._end_threads(5)
+            if isinstance(error, OSError):
+                raise StateError(f"cannot use the journal in {self._directory}: {error.strerror or error}") from None
+            raise
+        self._load(opened)
+        self._committer.start(
+            publish, on_broken, opened.head, opened.time_us, opened.total, opened.positions, not has_room
+        )
+        self._running = True
+
+    def _load(self, opened: Opened) -> None:
+        self._uuid = opened.uuid
+        self._tail, self._records_tail = opened.tail, opened.records_tail
+        self._positions = dict(opened.positions)
+        self._old_head = opened.head
+        self._budget.load(opened.total - opened.freed)
+
+    def stop(self, deadline_s: float) -> None:
+        """Make durable what is queued, then close. May be called twice."""
+        if not self._running:
+            return
+        self._running = False
+        until_s = time.monotonic() + deadline_s
+        if self._committer.stop(deadline_s):
+            with contextlib.suppress(Ended), gevent.Timeout(max(0.1, until_s - time.monotonic()), Ended):
+                self._writer.call(self._database.close)
+        self._end_threads(max(0.1, until_s - time.monotonic()))
+
+    def _end_threads(self, deadline_s: float) -> None:
+        self._files.stop(deadline_s)
+        self._writer.stop(deadline_s)
+
+    def _check(self) -> None:
+        if self._committer.broken_reason:
+            raise JournalBroken(self._committer.broken_reason)
+        if not self._running:
+            raise JournalError("the journal is not running")
+
+    # --- writing
+
+    def append(self, update: NewUpdate, token: object = None) -> int:
+        waiting = Waiting(update, token)
+        try:
+            self._check()
+            if self._committer.disk_full:
+                raise JournalFull(FULL_TEXT)
+            self._budget.reserve(waiting.cost)
+        except JournalError:
+            if isinstance(update.body, FileBody) and self._running:
+                self._files.call(self._bodies.drop, update.body.path)
+            raise
+        return self._committer.append(waiting)
+
+    def advance(self, consumer: str, position: int) -> None:
+        self._check()
+        if position > self.head:
+            raise ValueError(f"position {position} is beyond the head {self.head}")
+        known = self._positions.get(consumer)
+        if known is not None and position > known:
+            self._positions[consumer] = self._committer.notes.positions[consumer] = position
+            self._committer.wake()
+
+    def settle(self, sequence: int, status: int) -> None:
+        self._check()
+        if not 1 <= sequence <= self.head:
+            raise ValueError(f"there is no update {sequence}")
+        if sequence >= self._records_tail:
+            self._committer.notes.settle(sequence, status)
+            self._committer.wake()
+
+    def record(self, consumer: str, first: int, last: int, outcome: Outcome | None) -> None:
+        self._check()
+        if not 1 <= first <= last <= self.head:
+            raise ValueError(f"{first} to {last} is not a range of updates")
+        self._committer.notes.change(Change(consumer, first, last, outcome))
+        self._committer.wake()
+
+    # --- positions
+
+    def positions(self) -> dict[str, int]:
+        self._check()
+        return dict(self._positions)
+
+    def durable_position(self, consumer: str) -> int:
+        self._check()
+        return self._committer.durable.get(consumer, 0)
+
+    def set_position(self, consumer: str, position: int) -> None:
+        self._check()
+        if not 0 <= position <= self.head:
+            raise ValueError(f"position {position} is not between 0 and the head {self.head}")
+        self._positions[consumer] = self._committer.notes.positions[consumer] = position
+        self._committer.wait_for_notes(None)
+
+    def forget(self, consumer: str) -> None:
+        self._check()
+        if self._positions.pop(consumer, None) is not None:
+            self._committer.notes.positions[consumer] = None
+            self._committer.wait_for_notes(None)
+
+    def wait_durable(self, consumer: str, position: int, timeout_s: float) -> bool:
+        until_s = time.monotonic() + timeout_s
+        while self.durable_position(consumer) < position:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            if consumer in self._committer.notes.positions:
+                self._committer.hurry()
+            self._committer.committed.wait(left_s)
+        return True
+
+    def flush(self, timeout_s: float) -> bool:
+        self._check()
+        return self._committer.wait_for_notes(timeout_s)
+
+    # --- reading
+
+    def read(self, after: int, max_entries: int, max_bytes: int) -> list[Entry]:
+        found: list[Entry] = []
+        while True:
+            self._check()
+            if after + 1 < self._tail:
+                if found:
+                    return found
+                raise Pruned(f"update {after + 1} is no longer kept")
+            upto = min(self.head, after + min(max_entries - len(found), PAGE_ENTRIES))
+            if after >= upto:
+                return found
+            page = self._page(after, upto, min(max_bytes, PAGE_BYTES), at_least=0 if found else 1)
+            if not page and found:
+                return found
+            found += [self._current(stored.entry) for stored in page]
+            after += len(page)
+            max_bytes -= sum(_inline(stored.entry) for stored in page)
+
+    def _page(self, after: int, upto: int, max_bytes: int, at_least: int) -> list[Stored]:
+        with self._reading:
+            page = self._writer.call(self._database.page, after, upto, max_bytes, at_least)
+        if len(page) < at_least and after + 1 >= self._tail:
+            raise damaged(self._path, f"update {after + 1} is missing")
+        return self._with_intact_bodies(page)
+
+    def _with_intact_bodies(self, page: list[Stored]) -> list[Stored]:
+        """Verify body files that an earlier process wrote, once each; cuts the page when that was a lot of work."""
+        read_bytes = 0
+        for count, (entry, file) in enumerate(page, 1):
+            if file is None or entry.sequence > self._old_head or file.name in self._verified:
+                continue
+            self._files.call(self._bodies.verify, *file)
+            self._verified.add(file.name)
+            read_bytes += file.size
+            if read_bytes >= VERIFY_BYTES:
+                return page[:count]
+        return page
+
+    def entry(self, sequence: int) -> Entry | None:
+        self._check()
+        if not 1 <= sequence <= self.head:
+            return None
+        with self._reading:
+            stored = self._writer.call(self._database.entry, sequence)
+        if stored is not None:
+            return self._current(self._with_intact_bodies([stored])[0].entry)
+        if sequence >= self._tail:
+            raise damaged(self._path, f"update {sequence} is missing")
+        raise Pruned(f"update {sequence} is no longer kept")
+
+    def reference(self, sequence: int) -> int | None:
+        self._check()
+        queued = self._queued_reference(sequence)
+        if not 1 <= sequence <= self.head:
+            return None
+        with self._reading:
+            stored = self._writer.call(self._database.reference, sequence)
+        return queued if stored is None else stored
+
+    def fate(self, sequence: int) -> Fate | None:
+        self._check()
+        if not 1 <= sequence <= self.head:
+            return None
+        queued, flying, notes = self._queued_reference(sequence), self._committer.in_flight, self._committer.notes
+        with self._reading:
+            row = self._writer.call(self._database.fate, sequence)
+        if row is None:
+            raise Pruned(f"update {sequence} is no longer recorded")
+        outcomes = notes.outcomes(sequence, flying.outcomes(sequence, row.ranges))
+        reference = queued if row.reference is None else row.reference
+        method, path = row.method.decode("latin-1"), row.path.decode("utf-8", "backslashreplace")
+        return Fate(sequence, row.time_us / 1e6, method, path, reference, outcomes)
+
+    def _queued_reference(self, sequence: int) -> int | None:
+        """Taken before a look into the database, so that a commit in between is not missed."""
+        committer = self._committer
+        return committer.in_flight.settled.get(sequence, committer.notes.settled.get(sequence))
+
+    def _current(self, entry: Entry) -> Entry:
+        """With the reference that is queued and not in the row yet."""
+        reference = None if entry.reference is not None else self._queued_reference(entry.sequence)
+        if reference is None:
+            return entry
+        return Entry(
+            entry.sequence, entry.time_s, entry.method, entry.target, entry.head, entry.body, entry.key, reference
+        )
+
+    # --- pruning
+
+    def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
+        self._check()
+        times = _microseconds(entries_before_s), _microseconds(records_before_s)
+        gone: int = self._committer.run(partial(self._prune, entries_upto, *times, limit))
+        return gone
+
+    def _prune(self, upto: int, entries_us: int, records_us: int, limit: int) -> int:
+        """On the committer's greenlet: between two commits, and not cut in half when the caller is killed."""
+        with self._reading:  # so that no reader misses an entry before the tail has moved
+            step = self._prune_with_ballast(
+                Pruning(self._tail, self._records_tail), upto, entries_us, records_us, limit
+            )
+            self._tail, self._records_tail = step.tail, step.records_tail
+        self._budget.release(step.freed)
+        if step.files:
+            self._verified.difference_update(step.files)
+            self._files.call(self._bodies.delete, step.files)
+        return step.gone
+
+    def _prune_with_ballast(self, before: Pruning, upto: int, entries_us: int, records_us: int, limit: int) -> Pruning:
+        prune = partial(self._database.prune, before, upto, entries_us, records_us, self.head, limit)
+        try:
+            try:
+                return self._writer.call(prune)
+            except DiskFull:
+                self._committer.disk_full = True
+                self._files.call(self._ballast.let_go)
+                return self._writer.call(prune)
+        except DiskFull:
+            raise JournalFull(FULL_TEXT) from None
+        except sqlite3.Error as error:
+            self._committer.fail(f"pruning the journal failed, its outcome is unknown: {error}")
+            raise JournalBroken(self._committer.broken_reason) from None
+
+
+def _microseconds(time_s: float) -> int:
+    """Of any Unix time, infinities included."""
+    return int(min(max(time_s, 0.0), 1e12) * 1e6)
+
+
+def _inline(entry: Entry) -> int:
+    return len(entry.target) + len(entry.head) + (len(entry.body) if isinstance(entry.body, bytes) else 0)

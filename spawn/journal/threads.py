@@ -1,0 +1,42 @@
+"""Native threads for calls that block, without a traceback on standard error when one of them fails.
+
+The threads are native even when the embedding program has monkey-patched ``threading``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import gevent
+from gevent.threadpool import ThreadPool
+
+from spawn.http11.threads import call_in
+
+T = TypeVar("T")
+
+
+class Ended(Exception):
+    """A deadline passed; never leaves the function that set it."""
+
+
+class NativeThreads:
+    """A fixed number of threads; use it from the hub's thread only."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pool: ThreadPool | None = None
+
+    def call(self, function: Callable[..., T], *args: object) -> T:
+        """Run on one of the threads; blocks the calling greenlet only. The call goes on if that greenlet is killed."""
+        if self._pool is None:
+            self._pool = ThreadPool(self._size)
+        return call_in(self._pool, function, args)
+
+    def stop(self, deadline_s: float) -> None:
+        """End the threads once they are idle; after the deadline they are left to themselves (they are daemons)."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            with contextlib.suppress(Ended), gevent.Timeout(max(0.0, deadline_s), Ended):
+                pool.kill()
