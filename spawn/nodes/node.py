@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -88,9 +88,11 @@ class Node:
     out_of_sync: bool = False
     position: int = 0  # the last update done with on this node (its durable position may be a little behind)
     attempts: int = 0  # deliveries tried for the update at hand
-    refused: int = 0  # updates this node refused since it was added
+    refused: int = 0  # updates given up on this node since it was added or told its position
     last_error: str = ""  # why the last check or delivery failed; empty after a success
-    in_flight_reads: int = field(default=0)
+    healthy: bool = False  # what the health checker thinks, whatever the state
+    in_doubt: bool = False  # the update at hand was sent and its fate is not known
+    settled: bool = False  # the last stop was in order: it has got nothing beyond its position
 
     @property
     def name(self) -> str:
