@@ -1,0 +1,86 @@
+"""What operators are shown of queues and updates: read-only views over the fleet and the journal."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from spawn.delivery.fleet import Fleet
+from spawn.delivery.types import NodeFate, QueueStatus, UpdateFate, UpdateStatus
+from spawn.errors import Pruned
+from spawn.journal.base import Fate, Outcome
+from spawn.nodes.node import Node, NodeState
+
+_STATUS_OF = {
+    Outcome.REFUSED: UpdateStatus.REFUSED,
+    Outcome.SKIPPED: UpdateStatus.SKIPPED,
+    Outcome.REJECTED: UpdateStatus.REJECTED,
+    Outcome.DROPPED: UpdateStatus.DROPPED,
+    Outcome.UNKNOWN: UpdateStatus.UNKNOWN,
+}
+
+
+class Report:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._journal = fleet.journal
+
+    def queue(self, node: Node) -> QueueStatus:
+        """How a node stands; an inactive one has no backlog, since nothing accumulates for it."""
+        backlog = self._journal.head - node.position if node.record.active else 0
+        return QueueStatus(
+            host=node.record.host,
+            port=node.record.port,
+            state=node.state.value,
+            position=node.position,
+            backlog=backlog,
+            backlog_seconds=self._age_of(node.position + 1) if backlog else 0.0,
+            attempts=node.attempts,
+            last_error=node.last_error,
+            refused=node.refused,
+            held=node.held,
+            diverged=node.diverged,
+            out_of_sync=node.out_of_sync,
+        )
+
+    def fate(self, sequence: int) -> UpdateFate | None:
+        """None for a sequence that was never given; raises ``Pruned`` when the record is gone."""
+        fate = self._journal.fate(sequence)
+        if fate is None:
+            return None
+        nodes = tuple(
+            NodeFate(host=node.record.host, port=node.record.port, status=_status(node, fate))
+            for node in self._fleet.registry.nodes
+        )
+        return UpdateFate(
+            sequence=sequence,
+            time=datetime.fromtimestamp(fate.time_s, UTC),
+            method=fate.method,
+            path=fate.path,
+            reference=fate.reference,
+            nodes=nodes,
+        )
+
+    def _age_of(self, sequence: int) -> float:
+        try:
+            fate = self._journal.fate(sequence)
+        except Pruned:
+            return 0.0
+        return round(max(0.0, time.time() - fate.time_s), 3) if fate is not None else 0.0
+
+
+def _status(node: Node, fate: Fate) -> UpdateStatus:
+    outcome = fate.outcomes.get(node.id)
+    if outcome is not None:
+        return _STATUS_OF[outcome]
+    if fate.reference is not None and fate.reference >= 500:
+        return UpdateStatus.REJECTED
+    if node.position >= fate.sequence:
+        return UpdateStatus.APPLIED
+    if node.state is NodeState.INACTIVE:
+        return UpdateStatus.DROPPED
+    if node.out_of_sync:
+        return UpdateStatus.OUT_OF_SYNC
+    if node.in_doubt and node.position + 1 == fate.sequence:
+        return UpdateStatus.UNKNOWN
+    return UpdateStatus.PENDING

@@ -1,0 +1,225 @@
+"""What operators change, and what is true when the call returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spawn.delivery.types import NodeConflict, NoSuchNode, PositionConflict
+from spawn.errors import Pruned
+from spawn.nodes.node import NodeEvent, NodeState
+from spawn.nodes.registry import Registry
+from tests.support.fleets import FleetUnderTest
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[FleetUnderTest]:
+    fleet = FleetUnderTest(tmp_path, [1, 2])
+    yield fleet
+    fleet.close()
+
+
+def stored(made: FleetUnderTest) -> dict[int, tuple[bool, bool]]:
+    again = Registry(made.store)
+    again.load()
+    return {node.record.port: (node.record.active, node.out_of_sync) for node in again.nodes}
+
+
+def test_a_new_node_is_inactive_unless_said_and_joins_an_empty_journal_in_sync(made: FleetUnderTest) -> None:
+    result = made.put(3)
+    assert (result.created, result.record.active, result.note) == (True, False, "")
+    assert made.node(3).state is NodeState.INACTIVE
+    assert made.worker(3) is None
+    assert made.put(4, active=True).note == ""
+    assert made.worker(4) is not None
+    assert stored(made) == {1: (True, False), 2: (True, False), 3: (False, False), 4: (True, False)}
+
+
+def test_one_that_joins_later_is_told_what_to_do(made: FleetUnderTest) -> None:
+    made.append()
+    result = made.put(3, active=True)
+    assert "out of sync" in result.note
+    assert made.worker(3) is None
+    assert stored(made)[3] == (True, True)
+    assert 3 not in {made.registry.by_id(node_id).record.port for node_id in made.fleet.speakers}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("position", "expected"), [("head", 4), (4, 4), (1, 1), (0, 0)])
+def test_a_position_in_the_same_step(made: FleetUnderTest, position: object, expected: int) -> None:
+    made.append(4)
+    result = made.put(3, position, active=True)
+    assert result.note == ""
+    assert made.node(3).position == made.journal.positions()[made.node(3).id] == expected
+    assert made.worker(3) is not None
+    assert not made.node(3).diverged
+
+
+@pytest.mark.parametrize("position", [5, 10**9])
+def test_an_impossible_position_changes_nothing(made: FleetUnderTest, position: int) -> None:
+    made.append(4)
+    with pytest.raises(PositionConflict, match="beyond"):
+        made.put(3, position, active=True)
+    assert made.registry.find("h", 3) == []
+    with pytest.raises(PositionConflict):
+        made.changes.set_position("h", 1, position, "test")
+    assert made.node(1).position == 0
+
+
+def test_a_pruned_position_is_refused(made: FleetUnderTest) -> None:
+    made.append(4)
+    made.journal.prune(3, 1e12, 0.0, 100)
+    with pytest.raises(PositionConflict, match="oldest possible one is 3"):
+        made.changes.set_position("h", 1, 2, "test")
+    made.changes.set_position("h", 1, 3, "test")
+
+
+def test_a_node_cannot_move_onto_another(made: FleetUnderTest) -> None:
+    with pytest.raises(NodeConflict):
+        made.put(1, port=2)
+    assert made.node(1).record.port == 1
+
+
+def test_nobody_is_placed_that_is_not_there(made: FleetUnderTest) -> None:
+    with pytest.raises(NoSuchNode):
+        made.changes.set_position("h", 9, 0, "test")
+
+
+def test_a_moved_node_keeps_its_id_and_is_looked_at(made: FleetUnderTest) -> None:
+    node = made.node(1)
+    made.append(3)
+    made.put(1, port=7)
+    assert made.node(7) is node
+    assert node.state is NodeState.DOWN
+    assert node in made.checker.poked
+    assert made.worker(7) is not None
+
+
+def test_maintenance_stops_the_worker_and_its_end_starts_one(made: FleetUnderTest) -> None:
+    before = made.worker(1)
+    assert before is not None
+    made.put(1, maintenance=True)
+    assert before.stopped
+    assert made.worker(1) is None
+    assert made.node(1) in made.checker.nodes
+    made.put(1, maintenance=False)
+    assert made.worker(1) is not None
+    assert made.node(1).state is NodeState.DOWN
+    assert made.node(1) in made.checker.poked
+
+
+def test_inactive_drops_and_active_again_is_out_of_sync(made: FleetUnderTest) -> None:
+    made.append(2)
+    made.deliver(1, 1)
+    made.put(1, active=False)
+    assert made.outcomes(1) == {}
+    assert made.outcomes(2) == {1: "dropped"}
+    assert made.node(1) not in made.checker.nodes
+    assert made.put(1, active=True).note
+    assert made.node(1).out_of_sync
+    made.changes.set_position("h", 1, 1, "test")
+    assert made.outcomes(2) == {}  # it gets it after all
+    assert made.worker(1) is not None
+
+
+def test_a_step_ahead_skips_and_marks_a_step_back_does_not(made: FleetUnderTest) -> None:
+    made.append(5)
+    made.deliver(1, 2)
+    made.changes.set_position("h", 1, 4, "test")
+    assert made.node(1).diverged
+    assert [made.outcomes(sequence).get(1) for sequence in (2, 3, 4, 5)] == [None, "skipped", "skipped", None]
+    made.changes.set_position("h", 1, 2, "test")
+    assert not made.node(1).diverged
+    assert [made.outcomes(sequence).get(1) for sequence in (2, 3, 4, 5)] == [None] * 4
+    assert made.node(1).state is NodeState.CATCHING_UP
+
+
+def test_a_place_in_the_midst_of_what_was_dropped(made: FleetUnderTest) -> None:
+    made.append(5)
+    made.deliver(1, 1)
+    made.put(1, active=False)
+    made.put(1, 3, active=True)
+    made.deliver(1)
+    assert [made.outcomes(sequence).get(1) for sequence in range(1, 6)] == [None, "dropped", "dropped", None, None]
+
+
+def test_a_node_that_brings_its_data_along_pins_nothing(made: FleetUnderTest) -> None:
+    """What it is told to have is not skipped, so that the journal need not keep all of it for the operator."""
+    made.append(5)
+    made.put(3, "head", active=True)
+    assert made.outcomes(5) == {}
+    made.deliver(1)
+    made.deliver(2)
+    assert made.journal.prune(5, 1e12, 0.0, 100) == 5
+    with pytest.raises(Pruned):
+        made.journal.entry(5)
+
+
+def test_a_position_that_is_pruned_at_the_last_moment_leaves_a_worker(made: FleetUnderTest) -> None:
+    made.append(5)
+    made.deliver(1)
+    made.deliver(2)
+    before = made.worker(1)
+    assert before is not None
+
+    def stop(deadline_s: float) -> bool:
+        made.journal.prune(5, 1e12, 0.0, 100)
+        return True
+
+    before.stop = stop  # type: ignore[method-assign]
+    with pytest.raises(PositionConflict, match="no longer retained"):
+        made.changes.set_position("h", 1, 2, "test")
+    assert made.worker(1) not in (None, before)
+
+
+def test_a_deleted_node_is_gone_everywhere(made: FleetUnderTest) -> None:
+    node, worker = made.node(1), made.worker(1)
+    assert made.changes.delete_nodes("h", 1, "test") == 1
+    assert worker is not None
+    assert worker.stopped
+    assert node.id not in made.journal.positions()
+    assert node not in made.checker.nodes
+    assert node.id not in made.fleet.speakers
+    assert 1 not in stored(made)
+    assert made.changes.delete_nodes("h", 1, "test") == 0
+
+
+def test_all_can_be_deleted(made: FleetUnderTest) -> None:
+    assert made.changes.delete_nodes(None, None, "test") == 2
+    assert not made.fleet.any_in_sync()
+
+
+def test_a_start_after_a_crash_doubts_and_one_after_a_stop_does_not(tmp_path: Path) -> None:
+    first = FleetUnderTest(tmp_path, [1])
+    again = FleetUnderTest(tmp_path, [1])  # the first was not stopped
+    assert [worker.doubtful for worker in again.workers.values()] == [64]
+    again.close()
+    third = FleetUnderTest(tmp_path, [1])
+    assert [worker.doubtful for worker in third.workers.values()] == [0]
+    third.close()
+    first.close()
+
+
+def test_a_journal_that_was_lost_or_replaced_puts_every_node_out_of_sync(tmp_path: Path) -> None:
+    first = FleetUnderTest(tmp_path, [1, 2], lasts=True)
+    first.close()
+    other = FleetUnderTest(tmp_path, [1, 2], lasts=True)  # another journal, with another uuid
+    assert [node.out_of_sync for node in other.registry.nodes] == [True, True]
+    assert not other.workers
+    other.changes.set_position("h", 1, "head", "somebody")
+    assert not other.node(1).out_of_sync
+    other.close()
+
+
+def test_nodes_serve_once_they_have_caught_up(made: FleetUnderTest) -> None:
+    node = made.node(1)
+    made.fleet.on_health(node, NodeEvent.FAIL)
+    made.append(3)
+    made.pass_check(node)
+    assert node.state is NodeState.CATCHING_UP
+    made.append(2)  # what comes later does not move the goal
+    made.deliver(1, 2)
+    assert node.state is NodeState.CATCHING_UP
+    made.deliver(1, 3)
+    assert made.node(1).state is NodeState.SERVING

@@ -1,0 +1,115 @@
+"""What the journal may forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spawn.delivery import retention as retention_module
+from spawn.delivery.retention import Retention
+from spawn.errors import Pruned
+from spawn.nodes.node import NodeEvent
+from tests.support.fleets import FleetUnderTest
+from tests.support.inprocess import until
+
+RETAIN_S = 3_600.0
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[FleetUnderTest]:
+    fleet = FleetUnderTest(tmp_path, [1, 2], max_bytes=100_000)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def retention(made: FleetUnderTest) -> Retention:
+    return Retention(made.fleet, made.journal, RETAIN_S, now=lambda: made.now_s)
+
+
+def test_what_every_node_has_goes_and_its_record_stays(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    made.deliver(1)
+    made.deliver(2, 3)
+    retention.prune()
+    assert made.journal.tail == 4
+    assert made.journal.fate(1) is not None
+
+
+def test_records_go_after_their_time(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    made.deliver(1)
+    made.deliver(2)
+    made.now_s += RETAIN_S + 1
+    retention.prune()
+    with pytest.raises(Pruned):
+        made.journal.fate(4)
+    assert made.journal.fate(5) is not None  # the newest always stays
+
+
+@pytest.mark.parametrize("change", [{"active": False}, {"maintenance": True}])
+def test_a_node_that_is_away_keeps_what_it_may_need(
+    made: FleetUnderTest, retention: Retention, change: dict[str, bool]
+) -> None:
+    made.append(5)
+    made.put(2, **change)
+    made.deliver(1)
+    retention.prune()
+    assert made.journal.tail == 1
+    made.now_s += RETAIN_S + 1
+    retention.prune()
+    # without end for one in maintenance, for some time for one that may be given a position
+    assert made.journal.tail == (1 if "maintenance" in change else 6)
+
+
+def more_than_fits(made: FleetUnderTest) -> int:
+    usage = made.journal.usage()
+    return usage.max_bytes - usage.used_bytes + 1
+
+
+def test_room_is_made_of_what_is_only_kept_for_convenience(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    made.put(2, active=False)
+    made.deliver(1)
+    assert retention.make_room(more_than_fits(made))
+    assert made.journal.tail == 6
+
+
+def test_a_node_that_is_down_and_holds_the_log_back_is_given_up(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    made.deliver(1)
+    made.fleet.on_health(made.node(2), NodeEvent.FAIL)
+    assert retention.make_room(more_than_fits(made))
+    assert made.node(2).out_of_sync
+    until(lambda: made.worker(2) is None, "its worker ends")
+    assert made.journal.tail == 6
+
+
+def test_a_node_that_is_far_behind_is_given_up(
+    made: FleetUnderTest, retention: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_module, "QUEUE_ENTRIES", 3)
+    made.append(5)
+    made.deliver(1)
+    assert retention.make_room(more_than_fits(made))
+    assert made.node(2).out_of_sync
+
+
+def test_a_node_that_is_just_a_little_slower_is_not(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    made.deliver(1)
+    made.deliver(2, 4)
+    assert retention.make_room(more_than_fits(made))  # the first four
+    assert not retention.make_room(more_than_fits(made))
+    assert not made.node(2).out_of_sync
+
+
+def test_nobody_is_given_up_when_nobody_has_everything(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    for port in (1, 2):
+        made.fleet.on_health(made.node(port), NodeEvent.FAIL)
+    assert not retention.make_room(more_than_fits(made))
+    assert not made.node(1).out_of_sync
+    assert made.journal.tail == 1
