@@ -1,0 +1,196 @@
+"""A read: choose a node that is fresh enough, forward, stream the answer back.
+
+It moves on to the next node only while no byte of an answer has reached the client, and only for a request that may be
+repeated. When no node is fresh enough it waits a moment, then takes the freshest healthy one and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from spawn.delivery.policy import IDEMPOTENT
+from spawn.errors import NotSent, Unknown, UpstreamError
+from spawn.http11.client import Answer
+from spawn.http11.forwarding import forward_request_headers, forward_response_headers, replace_headers
+from spawn.http11.message import Headers, Request, ResponseWriter, get, render
+from spawn.http11.outgoing import OutgoingRequest
+from spawn.nodes.node import Node, NodeState
+from spawn.proxy.bodies import Upload, pass_on_body, receive_body
+from spawn.proxy.context import Cluster, ProxySettings
+from spawn.proxy.rules import READS, Kind
+
+log = logging.getLogger("spawn.proxy")
+
+REUSE_IDLE_S = 30.0  # a kept connection that was idle for longer is not used for a read
+RETRY_AFTER = [(b"Retry-After", b"1")]
+REPEATABLE = IDEMPOTENT | READS  # all of READS are safe, hence idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    node: Node
+    behind: int  # updates that the node still lacks to be fresh
+
+
+class Reads:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def serve(self, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
+        """Answer a read. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does."""
+        floor = self._cluster.freshness.floor if settings.consistency != "any" else 0  # as it stands on arrival
+        headers = forward_request_headers(request, settings.trusted, self._cluster.via)
+        upload = receive_body(request, Kind.READ, self._cluster.make_spool, self._cluster.room)
+        try:
+            _Read(self._cluster, settings, floor, request, headers, upload).run(response)
+        finally:
+            if upload is not None:
+                upload.discard()
+
+
+class _Read:
+    """One read on its way from node to node."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: ProxySettings,
+        floor: int,
+        request: Request,
+        headers: Headers,
+        upload: Upload | None,
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._floor = floor
+        self._method = request.head.method
+        self._request = OutgoingRequest(
+            method=request.head.method,
+            target=request.head.target,
+            headers=render(headers),
+            body=None if upload is None else upload.lend(),
+        )
+        self._tried: set[str] = set()
+        self._failure = (503, "no node can serve reads now")
+        self._may_go_on = True
+
+    def run(self, response: ResponseWriter) -> None:
+        while (choice := self._choose()) is not None:
+            answer = self._send(choice.node)
+            if answer is not None:
+                self._pass_on(answer, choice, response)
+                return
+            if not self._may_go_on:
+                break
+        self._cluster.counters.add("reads.failed")
+        status, message = self._failure
+        response.reply(status, message, RETRY_AFTER if status == 503 else ())
+
+    # -- choosing
+
+    def _choose(self) -> _Choice | None:
+        choice = self._fresh()
+        if choice is None and not self._tried and self._candidates():
+            choice = self._cluster.freshness.wait_for(self._fresh, self._settings.timeouts.fresh)
+        if choice is not None or self._settings.consistency == "strict":
+            return choice
+        return self._freshest()
+
+    def _fresh(self) -> _Choice | None:
+        eligible = [
+            node for node in self._candidates() if node.state is NodeState.SERVING and node.position >= self._floor
+        ]
+        return _Choice(self._cluster.balancer.choose(eligible), 0) if eligible else None
+
+    def _freshest(self) -> _Choice | None:
+        candidates = self._candidates() or self._candidates(held=True)  # an old answer is better than none
+        if not candidates:
+            return None
+        node = max(candidates, key=lambda node: (node.state is NodeState.SERVING, node.position))
+        return _Choice(node, max(0, self._floor - node.position))
+
+    def _candidates(self, held: bool = False) -> Collection[Node]:
+        """Healthy nodes that reads are not barred from and that this one has not tried."""
+        isolate = self._settings.isolate_diverged
+        return [
+            node
+            for node in self._cluster.registry.nodes
+            if node.state in (NodeState.SERVING, NodeState.CATCHING_UP)
+            and not ((node.held and not held) or node.out_of_sync or (isolate and node.diverged))
+            and node.id not in self._tried
+        ]
+
+    # -- forwarding
+
+    def _send(self, node: Node) -> Answer | None:
+        """The node's answer; None when another node is to be asked, or nobody."""
+        try:
+            return self._send_once(node, REUSE_IDLE_S)
+        except NotSent as error:
+            self._failed(node, error, 503, "no node can be reached")
+        except Unknown as error:
+            # One node's time-out is answered as such: asking the others would only add their time-outs to it.
+            self._may_go_on = self._method in REPEATABLE and not error.timed_out
+            if error.timed_out:
+                self._failed(node, error, 504, "a node gave no answer in time")
+            else:
+                self._failed(node, error, 502, "a node gave no answer that can be passed on")
+        return None
+
+    def _send_once(self, node: Node, max_idle_s: float) -> Answer:
+        try:
+            return self._cluster.client.send(
+                node.id,
+                node.record.host,
+                node.record.port,
+                self._request_for(node),
+                progress_timeout_s=self._settings.timeouts.read,
+                max_idle_s=max_idle_s,
+            )
+        except Unknown as error:
+            if error.reused_and_silent and max_idle_s and self._method in REPEATABLE:
+                return self._send_once(node, 0.0)  # the node closed an idle connection: that says nothing about it
+            raise
+
+    def _request_for(self, node: Node) -> OutgoingRequest:
+        replaced = self._settings.set_headers.get(node.name)
+        if not replaced:
+            return self._request
+        return replace(self._request, headers=replace_headers(self._request.headers, replaced))
+
+    def _failed(self, node: Node, error: UpstreamError, status: int, message: str) -> None:
+        """``message`` is for the client, who need not know what the nodes' addresses are."""
+        log.debug("a read failed on node %s: %s", node.name, error)
+        self._cluster.counters.add("reads.failed-over")
+        self._tried.add(node.id)
+        self._failure = (status, message)
+        self._cluster.fleet.checker.poke(node)
+
+    def _pass_on(self, answer: Answer, choice: _Choice, response: ResponseWriter) -> None:
+        headers = forward_response_headers(answer.head, self._cluster.via)
+        if choice.behind:
+            self._cluster.counters.add("reads.behind")
+            headers.append((b"Spawn-Behind", b"%d" % choice.behind))
+        self._cluster.counters.add("reads.served")
+        with answer:
+            stream(answer, headers, response, self._method)
+
+
+def stream(answer: Answer, headers: Headers, response: ResponseWriter, method: bytes) -> None:
+    """Pass an answer on as it comes; cut the client's connection when the node cuts its own."""
+    head = answer.head
+    response.start(head.status, head.reason, headers, length_of(answer, method))
+    if head.framing.until_close or head.framing.chunked:
+        response.flush()  # an endless answer may begin with a long silence
+    pass_on_body(answer, response)
+
+
+def length_of(answer: Answer, method: bytes) -> int | None:
+    """The length to announce: the node's own, also where no body comes with it (HEAD, 304)."""
+    framing = answer.head.framing
+    if framing.length is not None or framing.chunked or framing.until_close:
+        return framing.length
+    announced = get(answer.head.headers, b"content-length")
+    return int(announced) if announced is not None and announced.isdigit() else (None if method == b"HEAD" else 0)

@@ -1,0 +1,148 @@
+"""An update: spool the body, append to the journal, wait for the reference answer, respond.
+
+Once the append has returned the update will be applied by every node, whatever happens to this client or this
+connection. Before that, everything that can be wrong is said with a status that means *nothing was done*.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from spawn.config.schema import Timeouts
+from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
+from spawn.errors import JournalBroken, JournalError, JournalFull
+from spawn.http11.forwarding import forward_request_headers, forward_response_headers
+from spawn.http11.message import Header, Headers, Request, ResponseWriter, get, render
+from spawn.journal.base import FileBody, NewUpdate
+from spawn.proxy.bodies import Upload, pass_on_body, receive_body
+from spawn.proxy.context import Cluster, ProxySettings
+from spawn.proxy.rules import Kind
+
+log = logging.getLogger("spawn.proxy")
+
+READY_BYTES = 65_536  # of the answer's body; a shorter one is complete before its head is passed on
+READY_S = 1.0
+DURABLE_S = 10.0
+ROUGH_BYTES = 16_384  # of an update besides its headers and body, at most about that: room is made a little early
+
+
+class Updates:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def serve(self, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
+        """Answer an update. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does: nothing is done."""
+        refusal = self._refusal(settings)
+        if refusal is not None:
+            self._cluster.counters.add("updates.not-taken")
+            response.reply(503, refusal, [(b"Retry-After", b"5")])
+            return
+        headers = _without_empty_key(forward_request_headers(request, settings.trusted, self._cluster.via))
+        upload = receive_body(request, Kind.UPDATE, self._cluster.make_spool, self._cluster.room)
+        ticket = Ticket()
+        try:
+            self._append(request, render(headers), get(headers, b"idempotency-key"), upload, ticket)
+        except JournalFull as error:
+            self._cluster.counters.add("updates.not-taken")
+            response.reply(507, f"the update was not taken: {error}")
+            return
+        except JournalBroken:
+            response.reply(503, "the update's outcome is unknown: the journal has failed while it was written")
+            return
+        except JournalError as error:
+            self._cluster.counters.add("updates.not-taken")
+            response.reply(503, f"the update was not taken: {error}", [(b"Retry-After", b"5")])
+            return
+        finally:
+            if upload is not None:
+                upload.discard()
+        self._cluster.counters.add("updates.journalled")
+        self._respond(ticket, request, response, settings)
+
+    # -- before the journal
+
+    def _refusal(self, settings: ProxySettings) -> str | None:
+        """Why no update can be taken now."""
+        fleet = self._cluster.fleet
+        if not fleet.any_in_sync():
+            return "no active node is in sync: there is nobody to apply an update"
+        if fleet.least_lag() > settings.limits.lag:
+            return f"every serving node is more than {settings.limits.lag} updates behind"
+        return None
+
+    def _append(self, request: Request, head: bytes, key: bytes | None, upload: Upload | None, ticket: Ticket) -> None:
+        cluster = self._cluster
+        usage = cluster.journal.usage()
+        size = ROUGH_BYTES + len(head) + (upload.size if upload is not None else 0)
+        if usage.used_bytes + size > usage.max_bytes:
+            cluster.retention.make_room(size)
+        update = NewUpdate(
+            method=request.head.method,
+            target=request.head.target,
+            head=head,
+            body=None if upload is None else upload.hand_over(),
+            key=key,
+        )
+        try:
+            cluster.journal.append(update, ticket)
+        except JournalFull:
+            # Others were quicker to use the room. A body's file is gone with the first attempt.
+            if isinstance(update.body, FileBody) or not cluster.retention.make_room(size):
+                raise
+            cluster.journal.append(update, ticket)
+
+    # -- after it
+
+    def _respond(self, ticket: Ticket, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
+        timeouts = settings.timeouts
+        result = ticket.wait(timeouts.answer, timeouts.deliver) or self._cluster.board.give_up(ticket)
+        sequence: Header = (b"Spawn-Sequence", b"%d" % ticket.sequence)
+        if isinstance(result, Reference):
+            self._pass_on(result, sequence, response, timeouts)
+        elif isinstance(result, Removed):
+            message = f"update {result.sequence} was journalled, but no node is left to answer"
+            response.reply(503, message, [sequence])
+        else:
+            self._accepted(result, sequence, response)
+
+    def _accepted(self, result: Accepted, sequence: Header, response: ResponseWriter) -> None:
+        self._cluster.counters.add("updates.accepted")
+        message = "no node has answered yet; the update is durable and will be delivered to every node in order"
+        body = json.dumps({"status": 202, "sequence": result.sequence, "message": message}).encode() + b"\n"
+        response.start(202, b"Accepted", [(b"Content-Type", b"application/json"), sequence], len(body))
+        response.write(body)
+        response.finish()
+
+    def _pass_on(self, reference: Reference, sequence: Header, response: ResponseWriter, timeouts: Timeouts) -> None:
+        spool, head = reference.spool, reference.head
+        try:
+            if reference.rejected and not self._is_noted():
+                # Told now and forgotten by a crash, the update would be applied after all.
+                response.reply(503, "the update's outcome is unknown: the journal is slow", [sequence])
+                return
+            spool.wait_ready(READY_BYTES, READY_S)
+            if not reference.rejected:
+                self._cluster.freshness.raise_to(reference.sequence)
+            if spool.failed:
+                message = f"a node has answered the update with {head.status}, but its answer was cut short"
+                response.reply(502, message, [sequence])
+                return
+            headers = [*forward_response_headers(head, self._cluster.via), sequence]
+            length = spool.size if spool.complete else head.framing.length
+            response.start(head.status, head.reason, headers, length)
+            pass_on_body(spool.reader(timeouts.deliver), response)
+        finally:
+            spool.discard()
+
+    def _is_noted(self) -> bool:
+        """Make durable what the references are."""
+        try:
+            return self._cluster.journal.flush(DURABLE_S)
+        except JournalError:
+            return False
+
+
+def _without_empty_key(headers: Headers) -> Headers:
+    """An Idempotency-Key without a value names nothing: Spawn's own takes its place."""
+    return [(name, value) for name, value in headers if value.strip() or name.lower() != b"idempotency-key"]
