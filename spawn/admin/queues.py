@@ -1,0 +1,61 @@
+"""``/queues``: how far every node is in the journal, and telling a node its place."""
+
+from __future__ import annotations
+
+import falcon
+import msgspec
+
+from spawn.admin.backend import AdminBackend
+from spawn.admin.nodes import PositionBody
+from spawn.admin.parameters import parse_host, parse_port, read_json
+from spawn.admin.rendering import no_records, reply_results
+from spawn.admin.resource import Readable, peer_of
+
+
+class PositionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``PUT /queues/:host/:port``."""
+
+    position: PositionBody
+
+
+class Queues(Readable):
+    """``/queues``: 200 even without a node, since the head is worth knowing."""
+
+    def __init__(self, backend: AdminBackend) -> None:
+        self._backend = backend
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        reply_results(req, resp, self._backend.queues(), head=self._backend.head())
+
+
+class HostQueues(Readable):
+    """``/queues/:host``"""
+
+    def __init__(self, backend: AdminBackend) -> None:
+        self._backend = backend
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, host: str) -> None:
+        show(self._backend, req, resp, parse_host(host))
+
+
+class OneQueue(Readable):
+    """``/queues/:host/:port``"""
+
+    def __init__(self, backend: AdminBackend) -> None:
+        self._backend = backend
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, host: str, port: str) -> None:
+        show(self._backend, req, resp, parse_host(host), parse_port(port))
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, host: str, port: str) -> None:
+        own_host, own_port = parse_host(host), parse_port(port)
+        body: PositionChange = read_json(req, PositionChange)
+        row = self._backend.set_position(own_host, own_port, body.position, peer_of(req))
+        reply_results(req, resp, [row], 202, head=self._backend.head())
+
+
+def show(backend: AdminBackend, req: falcon.Request, resp: falcon.Response, host: str, port: int | None = None) -> None:
+    rows = backend.queues(host, port)
+    if not rows:
+        raise no_records()
+    reply_results(req, resp, rows, head=backend.head())

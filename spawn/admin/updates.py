@@ -1,0 +1,24 @@
+"""``/updates/:sequence``: what became of one update on every node."""
+
+from __future__ import annotations
+
+import falcon
+
+from spawn.admin.backend import AdminBackend
+from spawn.admin.parameters import MAX_SEQUENCE, parse_sequence
+from spawn.admin.rendering import Failure, reply_results, shown
+from spawn.admin.resource import Readable
+
+
+class OneUpdate(Readable):
+    """Raises ``Pruned`` through to the app, which answers it with 410."""
+
+    def __init__(self, backend: AdminBackend) -> None:
+        self._backend = backend
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, sequence: str) -> None:
+        number = parse_sequence(sequence)
+        fate = self._backend.fate(number) if number <= MAX_SEQUENCE else None
+        if fate is None:
+            raise Failure(404, "Update not found", f"No update has the sequence {shown(sequence.lstrip('0'))}")
+        reply_results(req, resp, [fate])
