@@ -1,0 +1,71 @@
+"""``spawnctl``: reads the command line and hands over to who does the work.
+
+Whatever a user can do wrong ends in lines on standard error and an exit code: 2 for a bad command line or
+configuration, 1 for what cannot be done or started. Nothing here imports gevent: ``start`` forks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import spawn
+from spawn.config import load
+from spawn.errors import ConfigError, StartError
+from spawnctl import control, foreground, places, rehearsal, usage
+from spawnctl.foreground import Plan
+from spawnctl.unit import Machine
+from spawnctl.usage import CommandLine, UsageError
+
+VERSION = f"Spawn Sync Service {spawn.__version__} {spawn.__date__}"
+CANCELLED = 130  # what a shell shows for a command that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the return value is its exit code."""
+    try:
+        return _dispatch(usage.parse(sys.argv[1:] if argv is None else argv, VERSION))
+    except UsageError as error:
+        return _complain([f"spawnctl: {error}", usage.USAGE], 2)
+    except ConfigError as error:
+        return _complain(error.faults, 2)
+    except StartError as error:
+        return _complain([str(error)], 1)
+    except KeyboardInterrupt:
+        return CANCELLED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 1
+
+
+def _complain(lines: Sequence[str], code: int) -> int:
+    for line in lines:
+        print(line, file=sys.stderr)
+    return code
+
+
+def _dispatch(line: CommandLine) -> int:
+    if line.command == "check":
+        return _check(line)
+    if line.command:
+        return control.run(line, Machine())
+    foreground.hold_later_signals()
+    plan = Plan.make(load(line.config, line.overrides), line.overrides)
+    return rehearsal.run(plan) if line.test else foreground.serve(plan)
+
+
+def _check(line: CommandLine) -> int:
+    loaded = load(line.config, line.overrides)
+    found = places.look(loaded.config)
+    for warning in (*loaded.warnings, *found.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
+    if found.faults:
+        return _complain(found.faults, 1)
+    count = len(loaded.config.nodes)
+    print(f"{loaded.path or 'defaults (no configuration file found)'}: valid, {count} node{'s' * (count != 1)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
