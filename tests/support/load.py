@@ -1,0 +1,121 @@
+"""Many clients that send updates at once and remember what they were told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from dataclasses import dataclass
+
+import requests
+
+from tests.support.api import session
+from tests.support.history import name_of
+from tests.support.waiting import eventually
+
+TIMEOUT_S = 40.0
+BIG_BYTES = 300_000  # above what the journal keeps inline
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    method: str
+    target: str
+    body: bytes
+
+    @property
+    def name(self) -> str:
+        return name_of(self.method, self.target, self.body[:40].decode(), hashlib.sha256(self.body).hexdigest())
+
+
+def make_update(number: int, items: int = 40) -> Update:
+    """Updates of three kinds that meet on the same items, so that their order matters; every 50th is a large one."""
+    body = json.dumps({"update": f"{number:06d}", "pad": "x" * (BIG_BYTES if number % 50 == 49 else number % 200)})
+    name = f"/items/k{number * 7 % items}"
+    method, target = (("POST", "/items"), ("PUT", name), ("PATCH", name))[number % 3]
+    return Update(method, target, body.encode())
+
+
+class Load:
+    """``clients`` threads send updates until ``total`` are acknowledged (or, if ``stubborn`` is off, attempted).
+
+    An update is *acknowledged* by an answer below 500. One without an answer, or with a 5xx, is only *attempted*: its
+    client goes on with a new update, never with the same again.
+    """
+
+    def __init__(self, url: str, *, total: int, clients: int = 16, stubborn: bool = False) -> None:
+        self._url = url
+        self._total = total
+        self._stubborn = stubborn
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._client, daemon=True, name=f"client{n}") for n in range(clients)]
+        self.attempted: list[str] = []
+        self.acknowledged: dict[str, int | None] = {}
+        self.statuses: dict[int, int] = {}
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the clients end after the update at hand."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S + 5)
+
+    def _next(self) -> Update | None:
+        with self._lock:
+            enough = self.acknowledged if self._stubborn else self.attempted
+            if len(enough) >= self._total or self._stop.is_set():
+                return None
+            update = make_update(len(self.attempted))
+            self.attempted.append(update.name)
+            return update
+
+    def _client(self) -> None:
+        with session() as client:
+            while update := self._next():
+                try:
+                    answer = client.request(
+                        update.method, self._url + update.target, data=update.body, timeout=TIMEOUT_S
+                    )
+                except requests.RequestException as error:
+                    self._failed(f"{update.name}: {type(error).__name__}: {error}")
+                else:
+                    self._answered(update, answer)
+
+    def _failed(self, why: str) -> None:
+        with self._lock:
+            self.failures.append(why)
+        time.sleep(0.1)  # nobody listens: do not spin, and do not make thousands of updates meanwhile
+
+    def _answered(self, update: Update, answer: requests.Response) -> None:
+        if answer.status_code >= 500:
+            self._failed(f"{update.name}: {answer.status_code} {answer.text[:200]}")
+            return
+        sequence = answer.headers.get("Spawn-Sequence")
+        with self._lock:
+            self.acknowledged[update.name] = None if sequence is None else int(sequence)
+            self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
+
+    @property
+    def done(self) -> bool:
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def wait_acknowledged(self, count: int, timeout_s: float = 60.0) -> None:
+        def reached() -> bool:
+            return len(self.acknowledged) >= count
+
+        eventually(lambda: reached() or self.done, timeout_s=timeout_s, what=f"{count} acknowledged updates")
+        assert reached(), f"only {len(self.acknowledged)} acknowledged; {self.failures[:5]}"
+
+    def join(self, timeout_s: float = 90.0) -> None:
+        """Until all clients have ended by themselves."""
+        try:
+            eventually(lambda: self.done, timeout_s=timeout_s, what="all clients have ended")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {len(self.acknowledged)} acknowledged; {self.failures[-5:]}") from None
