@@ -256,7 +256,7 @@ class _Exchange:
         return left_s
 
     def _take_in(self, data: bytes) -> None:
-        if not self._received and self._head_deadline_s < time.monotonic():
+        if not self._received_any and self._head_deadline_s < time.monotonic():
             # The wait went on because the kernel still got bytes of the request across: sending ended only now.
             self._head_deadline_s = time.monotonic() + self._timeout_s
         self._received_any = True

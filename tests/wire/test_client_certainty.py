@@ -270,9 +270,9 @@ class TestUnknown:
                 peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
             peer.answer()
 
-        with ScriptedNode(script) as node, pytest.raises(Unknown, match=r"no progress for 0\.4 s") as caught:
+        with ScriptedNode(script) as node, pytest.raises(Unknown, match=r" 0\.4 s") as caught:
             client.send(node, post(b"x"), progress_timeout_s=0.4)
-        assert caught.value.timed_out
+        assert caught.value.timed_out  # in silence, or just as one more sign of life came
 
     def test_a_sign_of_life_before_a_slow_upload_sets_no_deadline_for_it(self, client: ClientUnderTest) -> None:
         def script(peer: Peer) -> None:
