@@ -56,18 +56,16 @@ class Retention:
                     return
                 log.error("pruning failed: %s", error)
 
-    def prune(self, force: bool = False) -> int:
-        """Forget all that may be forgotten now; returns how many entries and records went.
-
-        ``force``: also what is only kept for nodes that may be given a position.
-        """
+    def prune(self) -> int:
+        """Forget all that may be forgotten now; returns how many entries and records went."""
         total = 0
-        while gone := self._journal.prune(*self._bounds(force), STEP_ENTRIES):
+        while gone := self._journal.prune(*self._bounds(force=False), STEP_ENTRIES):
             total += gone
             gevent.sleep(PAUSE_S)
         return total
 
     def _bounds(self, force: bool) -> tuple[int, float, float]:
+        """What ``Journal.prune`` takes; ``force``: also what is only kept for nodes that may be given a position."""
         now = self._now()
         nodes = self._fleet.registry.nodes
         delivered = [node for node in nodes if node.record.active and not node.out_of_sync]
@@ -83,9 +81,11 @@ class Retention:
         """
         if not self._making_room.acquire(timeout=ROOM_S):
             return self._fits(needed_bytes)
+        end = time.monotonic() + ROOM_S
         try:
-            while not self._prune_for(needed_bytes):
-                culprits = self._culprits()
+            while not self._prune_for(needed_bytes, end):
+                # Out of time is no reason to give a node up: there may have been more to prune.
+                culprits = self._culprits() if time.monotonic() < end else []
                 if not culprits:
                     return False
                 for node in culprits:
@@ -96,7 +96,7 @@ class Retention:
 
     def could_make_room(self, needed_bytes: int) -> bool:
         """Whether ``make_room`` may succeed; gives nobody up."""
-        return self._prune_for(needed_bytes) or bool(self._culprits())
+        return self._prune_for(needed_bytes, time.monotonic() + ROOM_S) or bool(self._culprits())
 
     def _culprits(self) -> list[Node]:
         """The nodes at the end of the log, when each of them holds it back and some other node goes on."""
@@ -112,11 +112,10 @@ class Retention:
         usage = self._journal.usage()
         return usage.used_bytes + needed_bytes <= usage.max_bytes
 
-    def _prune_for(self, needed_bytes: int) -> bool:
-        """Prune until that much fits, nothing is left to prune, or the time is over."""
-        end = time.monotonic() + ROOM_S
+    def _prune_for(self, needed_bytes: int, end: float) -> bool:
+        """Prune until that much fits, nothing is left to prune, or the (monotonic) time is over."""
         while not self._fits(needed_bytes):
-            if not self._journal.prune(*self._bounds(True), STEP_ENTRIES) or time.monotonic() > end:
+            if not self._journal.prune(*self._bounds(force=True), STEP_ENTRIES) or time.monotonic() >= end:
                 break
         return self._fits(needed_bytes)
 

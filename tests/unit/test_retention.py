@@ -113,3 +113,15 @@ def test_nobody_is_given_up_when_nobody_has_everything(made: FleetUnderTest, ret
     assert not retention.make_room(more_than_fits(made))
     assert not made.node(1).out_of_sync
     assert made.journal.tail == 1
+
+
+def test_nobody_is_given_up_for_want_of_time(
+    made: FleetUnderTest, retention: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there may be more to prune, a node that is behind is not what the log is full of."""
+    monkeypatch.setattr(retention_module, "ROOM_S", 0.0)
+    made.append(5)
+    made.deliver(1)
+    made.fleet.on_health(made.node(2), NodeEvent.FAIL)
+    assert not retention.make_room(more_than_fits(made))
+    assert not made.node(2).out_of_sync
