@@ -61,7 +61,12 @@ def run(plan: Plan) -> int:
     code = 0
     _heed_termination()
     try:
-        directory = _make_directory()
+        # Held back, or a signal between the making of the directory and its name here would leave it behind.
+        signal.pthread_sigmask(signal.SIG_BLOCK, foreground.STOP_SIGNALS)
+        try:
+            directory = _make_directory()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, foreground.STOP_SIGNALS)
         plan = _for_the_terminal(plan, directory)
         code = _rehearse(plan, left) if plan.config.nodes else _play(plan)
     except KeyboardInterrupt:  # before the service handled it
