@@ -9,9 +9,9 @@ Invariants that every backend keeps:
 * An ``append`` that returned is durable (as far as the backend's durability goes) and will be read by everybody.
 * Publication: the ``publish`` callback given to ``start`` gets whole batches, in sequence order, on the hub, in one
   call per batch and without a gap, after they are durable and **before** the ``append`` calls of the batch return.
-* ``advance``, ``settle`` and ``record`` are queued and become durable in the order of their calls, within about
-  50 ms, with the next batch if one comes first. ``wait_durable`` waits for that.
-* ``positions``, ``reference``, ``read`` and ``fate`` show what is queued at once, durable or not.
+* ``advance``, ``settle``, ``record`` and ``note_action`` are queued and become durable in the order of their calls,
+  within about 50 ms, with the next batch if one comes first. ``wait_durable`` waits for that.
+* ``positions``, ``reference``, ``read``, ``fate`` and ``outcomes`` show what is queued at once, durable or not.
 * After a commit of unknown outcome every call raises ``JournalBroken`` and ``on_broken`` is called once.
   After ``stop`` every call raises ``JournalError``. The properties, ``usage`` and ``stop`` itself always work.
 * ``publish`` and ``on_broken`` must not block, and must not call ``stop``.
@@ -24,9 +24,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 INLINE_BODY_BYTES = 262_144  # larger bodies are files
+MAX_ACTIONS = 1_000  # of operators that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,33 @@ class Outcome(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class Range(NamedTuple):
+    """``first … last``, both included."""
+
+    first: int
+    last: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an operator did to updates of one consumer's queue."""
+
+    time_s: float
+    consumer: str
+    verb: str
+    peer: str  # who asked
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A copy that was made."""
+
+    path: str
+    head: int  # the last update in it
+    size_bytes: int  # of its files, linked bodies included
+
+
 @dataclass(frozen=True, slots=True)
 class Fate:
     """What is known of one update; holds no header, body or query string."""
@@ -89,6 +117,7 @@ class Fate:
     path: str
     reference: int | None
     outcomes: dict[str, Outcome]  # consumer id → outcome; a consumer that is absent has no exception recorded
+    actions: tuple[Action, ...] = ()  # the oldest first
 
 
 Published = tuple[Entry, Any]  # the entry and the token that was given to append
@@ -142,7 +171,7 @@ class Journal(Protocol):
         """
 
     def entry(self, sequence: int) -> Entry | None:
-        """One entry, also one kept below the tail because it was refused or skipped.
+        """One entry, also one kept below the tail because it was refused or skipped, or its fate is unknown.
 
         None for a sequence that was never given; ``Pruned`` when the entry is gone.
         """
@@ -171,6 +200,18 @@ class Journal(Protocol):
         What was recorded before for a part of the range is replaced.
         """
 
+    def outcomes(self, consumer: str, after: int) -> list[Range]:
+        """What is recorded for a consumer from ``after + 1`` on, in order; equal neighbours are one range.
+
+        Nothing is shown of updates whose record is gone.
+        """
+
+    def note_action(self, consumer: str, first: int, last: int, verb: str, peer: str) -> None:
+        """Queue that an operator did this to ``first … last`` of a consumer; ``fate`` shows it.
+
+        Kept as long as the records, and at most ``MAX_ACTIONS`` of them: the oldest go.
+        """
+
     def wait_durable(self, consumer: str, position: int, timeout_s: float) -> bool:
         """Wait until the consumer's durable position has reached ``position``; False when time ran out."""
 
@@ -195,9 +236,16 @@ class Journal(Protocol):
         What is queued becomes durable first, so ``entries_upto`` may be taken from ``positions``.
 
         Entries (bodies, heads) up to ``entries_upto`` go that are older than ``entries_before_s``; their records
-        (time, method, path, reference, outcomes) stay until they are older than ``records_before_s``. Refused and
-        skipped updates keep their entries until then too (see ``entry``), below the tail. The newest record always
-        stays.
+        (time, method, path, reference, outcomes) stay until they are older than ``records_before_s``. Updates that a
+        consumer refused, skipped or left unknown keep their entries until then too (see ``entry``), below the tail.
+        The newest record always stays.
+        """
+
+    def backup(self, directory: str) -> Backup:
+        """Make a consistent copy of everything durable in a new directory; commits go on meanwhile, pruning waits.
+
+        What is appended late in a backup may not be in it. The copy is marked: it must be started as a restored one,
+        which gives it a new ``uuid``. Raises ``JournalError`` when it cannot be made, with what was made removed.
         """
 
     def usage(self) -> Usage: ...

@@ -78,6 +78,7 @@ class Committer:
         self._behind = False  # small changes did not fit on the disk and still wait
         self._looked_at_s = 0.0  # monotonic time of the last look for room
         self.head = 0
+        self.commits = 0  # without an update: what the head does not count
         self.notes = Notes()
         self.in_flight = Notes()
         self.durable: dict[str, int] = {}
@@ -93,6 +94,8 @@ class Committer:
         self.head, self._time_us, self._total = head, time_us, total
         self.durable = dict(positions)
         self.disk_full = disk_full
+        if disk_full:
+            log.error("%s; reads and deliveries go on", FULL_TEXT)
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self, deadline_s: float) -> bool:
@@ -230,16 +233,21 @@ class Committer:
         notes = self.in_flight
         time_us = max(self._time_us, int(self._clock() * 1e6))  # a clock that jumps back stands still here
         updates = [(waiting.update, waiting.file) for waiting in taken]
-        return Batch(self.head + 1, time_us, self._total, updates, notes.positions, notes.settled, notes.changes)
+        commits = self.commits + 1 if notes.has_changes and not taken else 0
+        return Batch(
+            self.head + 1, time_us, self._total, updates,
+            notes.positions, notes.settled, notes.changes, notes.actions, commits,
+        )  # fmt: skip
 
     def _write(self, batch: Batch) -> None:
-        if batch.updates or batch.positions or batch.settled or batch.changes:
+        if batch.updates or self.in_flight.has_changes:
             self._writer.call(self._database.commit, batch)
 
     def _committed(self, batch: Batch, taken: list[Waiting]) -> None:
         """The commit is durable: the only place where the head moves and entries become known."""
         notes, self.in_flight = self.in_flight, Notes()
         self._behind = False
+        self.commits = batch.commits or self.commits
         for consumer, position in batch.positions.items():
             if position is None:
                 self.durable.pop(consumer, None)
@@ -303,6 +311,7 @@ class Committer:
         if not self.disk_full:
             log.error("%s; reads and deliveries go on", FULL_TEXT)
         self.disk_full = True
+        self._looked_at_s = time.monotonic()
         self._refuse([*taken, *self._appends])
         self._appends.clear()
         self._files.call(self._ballast.let_go)
@@ -339,10 +348,22 @@ class Committer:
         gevent.sleep(RETRY_S)
 
     def _look_for_room(self) -> None:
-        """Leave the full state once the ballast fits again with something to spare."""
-        if not self.disk_full or time.monotonic() < self._looked_at_s + RETRY_S:
+        """Leave the full state once the ballast fits again with something to spare, and a commit too."""
+        if not self.disk_full or self._behind or time.monotonic() < self._looked_at_s + RETRY_S:
             return
         self._looked_at_s = time.monotonic()
-        if self._files.call(self._ballast.take, self._ballast.margin_bytes):
+        if self._files.call(self._ballast.take, self._ballast.margin_bytes) and self._can_write():
             self.disk_full = False
             log.warning("the disk that holds the journal has room again: updates are accepted")
+
+    def _can_write(self) -> bool:
+        """What the file system says of its room need not be so (a quota, a broken disk)."""
+        try:
+            self._writer.call(self._database.touch)
+        except DiskFull:
+            self._files.call(self._ballast.let_go)
+            return False
+        except Exception as error:  # noqa: BLE001 — whatever it was, nobody knows what is on the disk now
+            self.fail(f"a commit of the journal failed, its outcome is unknown: {error}")
+            return False
+        return True

@@ -10,29 +10,36 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from spawn.errors import JournalDamaged, JournalFull
 from spawn.journal import schema
 from spawn.journal.accounting import RECORD_BYTES, entry_bytes, path_of, record_bytes
-from spawn.journal.base import Body, Entry, FileBody, NewUpdate, Outcome
+from spawn.journal.base import MAX_ACTIONS, Action, Body, Entry, FileBody, NewUpdate, Outcome, Range
 from spawn.journal.bodies import BodyFiles, StoredFile
-from spawn.journal.outcomes import PINNING, Change, Range, gaps_between, lay_over
+from spawn.journal.checksums import of_position, of_record, of_reference, record_is_intact
+from spawn.journal.mark import Mark
+from spawn.journal.notes import NotedAction
+from spawn.journal.outcomes import PINNING, Change, gaps_between, lay_over
+
+T = TypeVar("T")
 
 VACUUM_PAGES = 128  # given back to the file system per pruning step, once a quarter of the file is free
 VACUUM_FROM_PAGES = 2_048  # less than that is not worth the trouble
 
-RECORD_COLUMNS, ENTRY_COLUMNS = 5, 11
+RECORD_COLUMNS, ENTRY_COLUMNS = 6, 11
 # A page is one row of JSON, blobs in hex: fetched row by row, every row would wait for the GIL (2 ms under load).
 # The inner part measures without touching the bodies.
 SELECT_PAGE = """
-SELECT json_group_array(json_array(e.sequence, r.time_us, r.reference, e.file, e.file_size, e.file_crc, e.crc,
+SELECT json_group_array(json_array(e.sequence, r.time_us, r.total, r.reference, r.crc,
+    e.file, e.file_size, e.file_crc, e.crc,
     hex(e.method), hex(e.target), hex(e.head),
     iif(e.body IS NULL, NULL, hex(e.body)), iif(e.key IS NULL, NULL, hex(e.key))))
 FROM (
@@ -45,11 +52,22 @@ CROSS JOIN entries AS e ON e.sequence = measured.sequence
 CROSS JOIN records AS r ON r.sequence = measured.sequence
 WHERE place <= ? OR size <= ?
 """
+STATUS_BITS = 10  # a reference comes packed with its checksum; SQLite has no exclusive-or
 SETTLE = (
-    "UPDATE records SET reference = j.value FROM json_each(?) AS j"
+    f"UPDATE records SET reference = j.value & {(1 << STATUS_BITS) - 1},"
+    f" crc = (crc | (j.value >> {STATUS_BITS})) - (crc & (j.value >> {STATUS_BITS})) FROM json_each(?) AS j"
     " WHERE records.sequence = CAST(j.key AS INTEGER) AND records.reference IS NULL"
 )
-MOVE = "INSERT OR REPLACE INTO consumers (id, position) SELECT key, value FROM json_each(?)"
+MOVE = (
+    "INSERT OR REPLACE INTO consumers (id, position, crc)"
+    " SELECT key, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+)
+COUNT = "INSERT OR REPLACE INTO meta VALUES ('commits', ?)"
+ACT = "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?)"
+FORGET_ACTIONS = (
+    "DELETE FROM actions WHERE number IN (SELECT number FROM actions ORDER BY number DESC"
+    f" LIMIT -1 OFFSET {MAX_ACTIONS})"
+)
 FORGET = "DELETE FROM consumers WHERE id IN (SELECT value FROM json_each(?))"
 RECORDS_SIZE = (
     f"SELECT total(length(method) + length(path) + {RECORD_BYTES}) FROM records WHERE sequence BETWEEN ? AND ?"
@@ -63,7 +81,9 @@ class _Row(msgspec.Struct, array_like=True):
 
     sequence: int
     time_us: int
+    total: int
     reference: int | None
+    record_crc: int | None
     file: str | None
     file_size: int | None
     file_crc: int | None
@@ -90,6 +110,8 @@ class Batch:
     positions: dict[str, int | None] = field(default_factory=dict)
     settled: dict[int, int] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    actions: list[NotedAction] = field(default_factory=list)
+    commits: int = 0  # the number of this one, when it has no update (those have sequences)
 
 
 class Stored(NamedTuple):
@@ -105,6 +127,7 @@ class FateRow(NamedTuple):
     path: bytes
     reference: int | None
     ranges: dict[str, Outcome]
+    actions: dict[int, Action]  # by number
 
 
 @dataclass(slots=True)
@@ -124,6 +147,9 @@ class Database:
     def __init__(self, path: str, bodies: BodyFiles) -> None:
         self._path = path
         self._bodies = bodies
+        self._unchecked = 0
+        self.mark = Mark(os.path.join(os.path.dirname(path), "mark"))
+        self.on_settled: Callable[[Iterable[int]], None] | None = None  # told which records a commit has changed
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -131,8 +157,8 @@ class Database:
         assert self._connection is not None, "open() comes first"
         return self._connection
 
-    def open(self) -> schema.Opened:
-        """Open, create, check; sweeps leftovers. Raises ``JournalDamaged``, ``OSError``."""
+    def open(self, restored: bool = False) -> schema.Opened:
+        """Open, create, check; sweeps leftovers. Raises ``JournalDamaged``, ``StateError``, ``OSError``."""
         try:
             self._connection = schema.connect(self._path)
             self._bodies.make()
@@ -140,14 +166,24 @@ class Database:
                 raise schema.damaged(
                     self._path, f"it is missing or empty, but {self._bodies.bodies} holds bodies of it"
                 )
+            if not restored:
+                schema.refuse_backup(self._connection, self._path)
             opened = schema.inspect(self._connection, self._path)
+            self._unchecked = opened.unchecked
+            if not restored:
+                schema.check_mark(self._path, opened, self.mark.read())  # before bodies of what is lost are swept
             self._bodies.reconcile(opened.files)
             self._bodies.empty_spool()
+            if restored:  # last: what fails can be tried again
+                opened = opened._replace(uuid=schema.renew(self._connection))
         except sqlite3.DatabaseError as error:
             self.discard()
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise JournalDamaged(f"the journal {self._path} is in use by another program: {error}") from None
             raise schema.damaged(self._path, str(error)) from None
+        except (TypeError, ValueError) as error:  # what was read is not even of its kind; also text that is no UTF-8
+            self.discard()
+            raise schema.damaged(self._path, f"it holds a value that makes no sense ({error})") from None
         except BaseException:
             self.discard()
             raise
@@ -188,17 +224,31 @@ class Database:
         records, entries = rows_of(batch)
         with self._transaction() as db:
             if batch.updates:
-                db.execute(insert("records (sequence, time_us, method, path, total)", RECORD_COLUMNS, records), records)
+                table = "records (sequence, time_us, method, path, total, crc)"
+                db.execute(insert(table, RECORD_COLUMNS, records), records)
                 db.execute(insert("entries", ENTRY_COLUMNS, entries), entries)
             if batch.settled:
-                db.execute(SETTLE, (json.dumps(batch.settled),))
+                db.execute(SETTLE, (json.dumps(packed(batch.settled)),))
+            if batch.commits:
+                db.execute(COUNT, (batch.commits,))
             for change in batch.changes:
                 self._apply(db, change)
-            moved = {consumer: at for consumer, at in batch.positions.items() if at is not None}
+            if batch.actions:
+                for number, first, last, did in batch.actions:
+                    db.execute(ACT, (number, round(did.time_s * 1e6), did.consumer, first, last, did.verb, did.peer))
+                db.execute(FORGET_ACTIONS)
+            moved = {c: (at, of_position(c, at)) for c, at in batch.positions.items() if at is not None}
             if moved:
                 db.execute(MOVE, (json.dumps(moved),))
             if len(moved) < len(batch.positions):
                 db.execute(FORGET, (json.dumps([c for c, at in batch.positions.items() if at is None]),))
+        if self.on_settled is not None:
+            self.on_settled(batch.settled)
+
+    def touch(self) -> None:
+        """A commit that changes nothing: whether there is room for one. Errors as ``commit``."""
+        with self._transaction() as db:
+            db.execute("UPDATE meta SET value = value WHERE key = 'freed'")
 
     @staticmethod
     def _apply(db: sqlite3.Connection, change: Change) -> None:
@@ -211,6 +261,10 @@ class Database:
             db.execute(f"DELETE {where}", touched)
         for first, last, outcome in after:
             db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?)", (change.consumer, first, last, outcome.value))
+
+    def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Something that leaves the journal as it is."""
+        return job(self._db)
 
     # --- reading
 
@@ -234,7 +288,10 @@ class Database:
         method, target, head = bytes.fromhex(row.method), bytes.fromhex(row.target), bytes.fromhex(row.head)
         inline = None if row.body is None else bytes.fromhex(row.body)
         key = None if row.key is None else bytes.fromhex(row.key)
-        if checksum(row.sequence, method, target, head, inline, key) != row.crc:
+        record = (row.record_crc, row.reference, row.sequence, row.time_us, row.total, method, path_of(target))
+        if checksum(row.sequence, method, target, head, inline, key) != row.crc or not record_is_intact(
+            self._unchecked, *record
+        ):
             raise schema.damaged(self._path, f"update {row.sequence} is not what was written")
         body: Body = inline
         file = None
@@ -246,27 +303,60 @@ class Database:
 
     def reference(self, sequence: int) -> int | None:
         with self._reading():
-            found: int | None = schema.scalar(self._db, "SELECT reference FROM records WHERE sequence = ?", sequence)
-            return found
+            row = self._record(sequence)
+        return None if row is None else row[3]
 
     def fate(self, sequence: int) -> FateRow | None:
         with self._reading():
-            row = self._db.execute(
-                "SELECT time_us, method, path, reference FROM records WHERE sequence = ?", (sequence,)
-            ).fetchone()
+            row = self._record(sequence)
             outcomes = self._db.execute(
                 "SELECT consumer, outcome FROM outcomes WHERE first <= ? AND last >= ?", (sequence, sequence)
+            ).fetchall()
+            actions = self._db.execute(
+                "SELECT number, time_us, consumer, verb, peer FROM actions WHERE first <= ? AND last >= ?",
+                (sequence, sequence),
             ).fetchall()
         if row is None:
             return None
         time_us, method, path, reference = row
-        return FateRow(time_us, method, path, reference, {consumer: Outcome(what) for consumer, what in outcomes})
+        return FateRow(
+            time_us, method, path, reference,
+            {consumer: self._outcome(what) for consumer, what in outcomes},
+            {number: Action(us / 1e6, consumer, verb, peer) for number, us, consumer, verb, peer in actions},
+        )  # fmt: skip
+
+    def _record(self, sequence: int) -> tuple[int, bytes, bytes, int | None] | None:
+        """Time, method, path, reference of one record. Raises ``JournalDamaged``."""
+        row = self._db.execute(
+            "SELECT crc, reference, sequence, time_us, total, method, path FROM records WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        if row is None:
+            return None
+        if not record_is_intact(self._unchecked, *row):
+            raise schema.damaged(self._path, f"the record of update {sequence} is not what was written")
+        _, reference, _, time_us, _, method, path = row
+        return time_us, method, path, reference
+
+    def _outcome(self, word: str) -> Outcome:
+        try:
+            return Outcome(word)
+        except ValueError:
+            raise schema.damaged(self._path, f"there is no outcome {word!r}") from None
+
+    def ranges(self, consumer: str, after: int) -> list[Range]:
+        """The outcomes of one consumer that reach beyond ``after``."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT first, last, outcome FROM outcomes WHERE consumer = ? AND last > ? ORDER BY first",
+                (consumer, after),
+            ).fetchall()
+            return [Range(first, last, self._outcome(what)) for first, last, what in rows]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError, ValueError) as error:
             raise schema.damaged(self._path, str(error)) from None
 
     # --- pruning
@@ -312,6 +402,7 @@ class Database:
         step.freed += int(schema.scalar(db, RECORDS_SIZE, *reach))
         db.execute("DELETE FROM records WHERE sequence BETWEEN ? AND ?", reach)
         db.execute("DELETE FROM outcomes WHERE last <= ?", (last,))
+        db.execute("DELETE FROM actions WHERE last <= ?", (last,))
         step.gone += last - step.records_tail + 1
         step.records_tail = last + 1
 
@@ -348,6 +439,11 @@ def insert(table: str, columns: int, values: list[Any]) -> str:
     return f"INSERT INTO {table} SELECT * FROM (VALUES {', '.join([row] * padded)}) WHERE column1 IS NOT NULL"
 
 
+def packed(settled: dict[int, int]) -> dict[int, int]:
+    """References with their checksums, as ``SETTLE`` takes them."""
+    return {n: of_reference(n, status) << STATUS_BITS | status for n, status in settled.items()}
+
+
 def rows_of(batch: Batch) -> tuple[list[Any], list[Any]]:
     """The flat values of both INSERTs."""
     records: list[Any] = []
@@ -356,7 +452,9 @@ def rows_of(batch: Batch) -> tuple[list[Any], list[Any]]:
     for sequence, (update, file) in enumerate(batch.updates, batch.first):
         cost = entry_bytes(update)
         total += cost + record_bytes(update)
-        records += (sequence, batch.time_us, update.method, path_of(update.target), total)
+        path = path_of(update.target)
+        record_crc = of_record(sequence, batch.time_us, total, update.method, path)
+        records += (sequence, batch.time_us, update.method, path, total, record_crc)
         inline = update.body if isinstance(update.body, bytes) else None
         crc = checksum(sequence, update.method, update.target, update.head, inline, update.key)
         entries += (sequence, update.method, update.target, update.head, inline, update.key)

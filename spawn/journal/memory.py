@@ -16,10 +16,22 @@ from dataclasses import dataclass, replace
 
 import gevent
 
-from spawn.errors import JournalError, Pruned, StateError
+from spawn.errors import JournalError, NoBackup, Pruned, StateError
 from spawn.journal.accounting import Budget, entry_bytes, path_of, record_bytes
-from spawn.journal.base import Entry, Fate, FileBody, NewUpdate, Outcome, Publish, Usage
-from spawn.journal.outcomes import Range, gaps_between, lay_over
+from spawn.journal.base import (
+    MAX_ACTIONS,
+    Action,
+    Backup,
+    Entry,
+    Fate,
+    FileBody,
+    NewUpdate,
+    Outcome,
+    Publish,
+    Range,
+    Usage,
+)
+from spawn.journal.outcomes import beyond, gaps_between, lay_over
 from spawn.journal.threads import NativeThreads
 
 log = logging.getLogger("spawn.journal")
@@ -50,6 +62,7 @@ class MemoryJournal:
         self._entries: dict[int, tuple[Entry, int]] = {}  # with its cost
         self._records: dict[int, _Record] = {}
         self._outcomes: dict[str, list[Range]] = {}
+        self._actions: list[tuple[int, int, Action]] = []  # first, last, what
         self._positions: dict[str, int] = {}
         self._files = NativeThreads(1)
         self._running = False
@@ -140,6 +153,15 @@ class MemoryJournal:
             raise ValueError(f"{first} to {last} is not a range of updates")
         self._outcomes[consumer] = lay_over(self._outcomes.get(consumer, ()), first, last, outcome)
 
+    def note_action(self, consumer: str, first: int, last: int, verb: str, peer: str) -> None:
+        self._check()
+        if not 1 <= first <= last <= self._head:
+            raise ValueError(f"{first} to {last} is not a range of updates")
+        if last >= self._records_tail:
+            time_s = int(self._clock() * 1e6) / 1e6
+            self._actions.append((first, last, Action(time_s, consumer, verb, peer)))
+            del self._actions[:-MAX_ACTIONS]
+
     # --- positions
 
     def positions(self) -> dict[str, int]:
@@ -218,7 +240,16 @@ class MemoryJournal:
             if each.first <= sequence <= each.last
         }
         method, path = record.method.decode("latin-1"), record.path.decode("utf-8", "backslashreplace")
-        return Fate(sequence, record.time_s, method, path, record.reference, outcomes)
+        actions = tuple(action for first, last, action in self._actions if first <= sequence <= last)
+        return Fate(sequence, record.time_s, method, path, record.reference, outcomes, actions)
+
+    def outcomes(self, consumer: str, after: int) -> list[Range]:
+        self._check()
+        return beyond(self._outcomes.get(consumer, ()), max(after, self._records_tail - 1))
+
+    def backup(self, directory: str) -> Backup:
+        self._check()
+        raise NoBackup('there is nothing to copy: the journal is in memory ("durability": "none")')
 
     # --- pruning
 
@@ -237,6 +268,7 @@ class MemoryJournal:
         self._records_tail = last + 1
         for consumer, ranges in self._outcomes.items():
             self._outcomes[consumer] = [each for each in ranges if each.last > last]
+        self._actions = [each for each in self._actions if each[1] > last]
         if files:
             self._files.call(_unlink, files)
         return self._tail - before[0] + self._records_tail - before[1]

@@ -9,17 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from spawn.journal.base import Outcome
+from spawn.journal.base import Outcome, Range
 
-PINNING = frozenset({Outcome.REFUSED, Outcome.SKIPPED})  # these keep an entry for the operator to look at and retry
-
-
-class Range(NamedTuple):
-    """``first … last``, both included."""
-
-    first: int
-    last: int
-    outcome: Outcome
+PINNING = frozenset({Outcome.REFUSED, Outcome.SKIPPED, Outcome.UNKNOWN})  # kept for the operator to look at and retry
 
 
 class Change(NamedTuple):
@@ -55,6 +47,11 @@ def _joined(ranges: list[Range]) -> list[Range]:
         else:
             joined.append(each)
     return joined
+
+
+def beyond(ranges: Iterable[Range], after: int) -> list[Range]:
+    """The ranges cut back to what lies beyond ``after``."""
+    return [each._replace(first=max(each.first, after + 1)) for each in ranges if each.last > after]
 
 
 def gaps_between(first: int, last: int, ranges: Iterable[Range]) -> list[tuple[int, int]]:

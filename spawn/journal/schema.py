@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spawn.errors import JournalDamaged
+from spawn.errors import JournalDamaged, StateError
+from spawn.journal.checksums import position_is_intact, record_is_intact
+from spawn.journal.mark import Place
 
 APPLICATION_ID = 0x53_50_57_4E  # "SPWN", shown by file(1)
-VERSION = 1
+VERSION = 2
+BACKUP = "backup"  # key in meta of a copy; its value is the Unix time when it was made
 FULL_CHECK_BYTES = 64 << 20  # quick_check reads every page: about 0.1 s for this many
 WAL_PAGES = 4_000  # a checkpoint every 16 MiB: at 1,000 pages it costs a third of the throughput of small updates
 WAL_LIMIT_BYTES = 64 << 20  # one huge transaction may outgrow the above; the file is cut back to this
@@ -31,6 +35,18 @@ PRAGMA trusted_schema = OFF;
 PRAGMA cache_size = -8192;
 """
 
+ACTIONS = """
+CREATE TABLE actions (
+    number INTEGER PRIMARY KEY,
+    time_us INTEGER NOT NULL,
+    consumer TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    verb TEXT NOT NULL,
+    peer TEXT NOT NULL
+);
+"""
+
 TABLES = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE records (
@@ -39,7 +55,8 @@ CREATE TABLE records (
     method BLOB NOT NULL,
     path BLOB NOT NULL,
     total INTEGER NOT NULL,
-    reference INTEGER
+    reference INTEGER,
+    crc INTEGER
 );
 CREATE TABLE entries (
     sequence INTEGER PRIMARY KEY,
@@ -55,7 +72,7 @@ CREATE TABLE entries (
     crc INTEGER NOT NULL
 );
 CREATE INDEX entries_in_files ON entries (file, file_size) WHERE file IS NOT NULL;
-CREATE TABLE consumers (id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE consumers (id TEXT PRIMARY KEY, position INTEGER NOT NULL, crc INTEGER) WITHOUT ROWID;
 CREATE TABLE outcomes (
     consumer TEXT NOT NULL,
     first INTEGER NOT NULL,
@@ -63,10 +80,17 @@ CREATE TABLE outcomes (
     outcome TEXT NOT NULL,
     PRIMARY KEY (consumer, first)
 ) WITHOUT ROWID;
+{ACTIONS}
 PRAGMA application_id = {APPLICATION_ID};
 """
 
-MIGRATIONS: Mapping[int, str] = {}  # version → the statements that lead to the next one
+CHECKSUMS = """
+ALTER TABLE records ADD COLUMN crc INTEGER;
+ALTER TABLE consumers ADD COLUMN crc INTEGER;
+INSERT INTO meta SELECT 'unchecked', coalesce(max(sequence), 0) FROM records;
+"""
+
+MIGRATIONS: Mapping[int, str] = {1: ACTIONS + CHECKSUMS}  # version → the statements that lead to the next one
 
 
 class Opened(NamedTuple):
@@ -79,11 +103,16 @@ class Opened(NamedTuple):
     time_us: int  # of the newest record
     total: int  # bytes ever appended
     freed: int  # bytes of them that were pruned
+    last_action: int  # its number
+    commits: int  # those without an update
+    unchecked: int  # up to this update records may have no checksum: they were written by an older version
     positions: dict[str, int]
     files: list[tuple[int, str, int]]  # sequence, name, size of every body file
 
 
 def damaged(path: str, what: str) -> JournalDamaged:
+    """One line; ``what`` may quote what was found in the file."""
+    what = "".join(c if c.isprintable() else "?" for c in " ".join(what.split()))[:300]
     return JournalDamaged(f"the journal {path} is damaged: {what}; restore it from a backup, or move it away")
 
 
@@ -97,20 +126,44 @@ def connect(path: str) -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection, path: str, migrations: Mapping[int, str] = MIGRATIONS) -> bool:
     """Set up, create or migrate; True when the journal is new. Raises ``JournalDamaged``, ``sqlite3.Error``."""
     connection.executescript(SETTINGS)
-    new = scalar(connection, "SELECT count(*) FROM sqlite_schema") == 0
-    if new:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only heard before the first table
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    if new:
-        identity = f"INSERT INTO meta VALUES ('uuid', '{uuid.uuid4().hex}'), ('tail', 1), ('freed', 0);"
-        _in_transaction(connection, TABLES + identity, VERSION)
+    if scalar(connection, "SELECT count(*) FROM sqlite_schema") == 0:
+        create(connection, f"INSERT INTO meta VALUES ('uuid', '{uuid.uuid4().hex}'), ('tail', 1), ('freed', 0);", "WAL")
         return True
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if scalar(connection, "PRAGMA application_id") != APPLICATION_ID:
         raise damaged(path, "it is some other program's database")
     migrate(connection, path, VERSION, migrations)
     if os.path.getsize(path) <= FULL_CHECK_BYTES:
         _check_pages(connection, path)
     return False
+
+
+def create(connection: sqlite3.Connection, contents: str = "", journal_mode: str = "OFF") -> None:
+    """Make the tables of the present version in an empty file."""
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only heard before the first table
+    connection.execute(f"PRAGMA journal_mode = {journal_mode}").fetchall()
+    _in_transaction(connection, TABLES + contents, VERSION)
+
+
+def refuse_backup(connection: sqlite3.Connection, path: str) -> None:
+    """Two journals must not go on under one identity. Raises ``StateError``."""
+    made_s = scalar(connection, "SELECT value FROM meta WHERE key = ?", BACKUP)
+    if made_s is not None:
+        made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(made_s))
+        raise StateError(
+            f"the journal {path} is a backup of {made}: start it once with --restored, which gives it an identity of "
+            "its own and makes all nodes out of sync until each is told its position"
+        )
+
+
+def renew(connection: sqlite3.Connection) -> str:
+    """Make it another journal with the same contents; returns its uuid."""
+    new = uuid.uuid4().hex
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("DELETE FROM meta WHERE key = ?", (BACKUP,))
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'uuid'", (new,))
+    connection.execute("COMMIT")
+    return new
 
 
 def migrate(connection: sqlite3.Connection, path: str, target: int, migrations: Mapping[int, str]) -> None:
@@ -163,6 +216,9 @@ def inspect(connection: sqlite3.Connection, path: str) -> Opened:
         time_us=time_us,
         total=total,
         freed=meta["freed"],
+        last_action=scalar(connection, "SELECT max(number) FROM actions") or 0,
+        commits=meta.get("commits", 0),
+        unchecked=meta.get("unchecked", 0),
         positions=dict(connection.execute("SELECT id, position FROM consumers").fetchall()),
         files=connection.execute("SELECT sequence, file, file_size FROM entries WHERE file IS NOT NULL").fetchall(),
     )
@@ -186,3 +242,30 @@ def _check_structure(connection: sqlite3.Connection, path: str, opened: Opened) 
     for consumer, position in opened.positions.items():
         if not 0 <= position <= head:
             raise damaged(path, f"the end is missing: {consumer} is at {position}, and the last update is {head}")
+    _check_rows(connection, path, opened.unchecked)
+
+
+def _check_rows(connection: sqlite3.Connection, path: str, unchecked: int) -> None:
+    """The checksums of the positions, and of the newest record: all that follows is counted on from it."""
+    for consumer, position, crc in connection.execute("SELECT id, position, crc FROM consumers"):
+        if not position_is_intact(unchecked, crc, consumer, position):
+            raise damaged(path, f"the position of {consumer} is not what was written")
+    last = connection.execute(
+        "SELECT crc, reference, sequence, time_us, total, method, path FROM records ORDER BY sequence DESC LIMIT 1"
+    ).fetchone()
+    if last and not record_is_intact(unchecked, *last):
+        raise damaged(path, f"the record of update {last[2]} is not what was written")
+
+
+def check_mark(path: str, opened: Opened, mark: Place | None) -> None:
+    """What was durable once must still be there. Raises ``JournalDamaged``."""
+    if mark is None or mark.uuid != opened.uuid:
+        return
+    if opened.head < mark.head or opened.commits < mark.commits:
+        what = f"update {mark.head} was durable, and the last one is {opened.head}"
+        if opened.head >= mark.head:
+            what = "the last positions of the nodes are not there"
+        raise JournalDamaged(
+            f"the journal {path} is damaged: its end is missing ({what}); restore it from a backup, or start with "
+            "--restored to go on with what is left, all nodes out of sync"
+        )

@@ -15,15 +15,31 @@ from collections.abc import Callable
 from functools import partial
 
 import gevent
+from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
 from spawn.errors import JournalBroken, JournalError, JournalFull, Pruned, StateError
 from spawn.journal.accounting import Budget
-from spawn.journal.base import Entry, Fate, FileBody, NewUpdate, Outcome, Publish, Usage
+from spawn.journal.backup import BackupRun
+from spawn.journal.base import (
+    MAX_ACTIONS,
+    Action,
+    Backup,
+    Entry,
+    Fate,
+    FileBody,
+    NewUpdate,
+    Outcome,
+    Publish,
+    Range,
+    Usage,
+)
 from spawn.journal.bodies import Ballast, BodyFiles, make_directory
 from spawn.journal.committer import FULL_TEXT, Committer, Waiting
 from spawn.journal.database import Database, DiskFull, Pruning, Stored
-from spawn.journal.outcomes import Change
+from spawn.journal.mark import PERIOD_S, Place
+from spawn.journal.notes import NotedAction
+from spawn.journal.outcomes import Change, beyond
 from spawn.journal.schema import Opened, damaged
 from spawn.journal.threads import Ended, NativeThreads
 
@@ -33,16 +49,23 @@ VERIFY_BYTES = 64 << 20  # of body files checked in one read; the next read goes
 BALLAST_BYTES = 32 << 20
 FILE_THREADS = 4
 NAME = "journal.db"
+FLUSH_S = 5.0
+BACKUP_WAIT_S = 6.0  # longer than an update waits for room: no node is given up because a backup holds pruning off
 
 
 class SqliteJournal:
-    """See ``base.Journal``. ``directory`` is made if need be and belongs to this journal alone."""
+    """See ``base.Journal``. ``directory`` is made if need be and belongs to this journal alone.
+
+    ``restored``: what lies there comes from a backup. It starts with a new ``uuid``; without this, a backup does not
+    start at all.
+    """
 
     def __init__(
         self, directory: str, max_bytes: int, *,
-        clock: Callable[[], float] = time.time, ballast_bytes: int = BALLAST_BYTES,
+        restored: bool = False, clock: Callable[[], float] = time.time, ballast_bytes: int = BALLAST_BYTES,
     ) -> None:  # fmt: skip
         self._directory = directory
+        self._restored = restored
         self._path = os.path.join(directory, NAME)
         self._bodies = BodyFiles(directory)
         self._ballast = Ballast(os.path.join(directory, "ballast"), ballast_bytes)
@@ -54,12 +77,16 @@ class SqliteJournal:
         self._committer = Committer(
             self._database, self._writer, self._files, self._bodies, self._ballast, self._budget, clock
         )
+        self._clock = clock
         self._uuid = ""
+        self._last_action = 0  # number of the newest one
         self._tail = self._records_tail = 1
         self._positions: dict[str, int] = {}
+        self._backup: BackupRun | None = None  # that is under way
         self._old_head = 0  # body files up to this one were written before this start: verified at their first read
         self._verified: set[str] = set()
         self._running = False
+        self._marking: gevent.Greenlet[..., None]
 
     # --- what it is
 
@@ -90,8 +117,10 @@ class SqliteJournal:
     def start(self, publish: Publish, on_broken: Callable[[str], None]) -> None:
         """Open, check and recover. Raises ``JournalDamaged`` or ``StateError``, both one line; nothing runs then."""
         try:
+            if self._restored and not os.path.exists(self._path):
+                raise StateError(f"there is nothing to start as restored: the journal {self._path} does not exist")
             self._files.call(make_directory, self._directory)
-            opened = self._writer.call(self._database.open)
+            opened = self._writer.call(self._database.open, self._restored)
             has_room = self._files.call(self._ballast.take, 0)
         except BaseException as error:
             self._end_threads(5)
@@ -103,12 +132,30 @@ class SqliteJournal:
             publish, on_broken, opened.head, opened.time_us, opened.total, opened.positions, not has_room
         )
         self._running = True
+        self._marking = gevent.spawn(self._keep_mark)
+
+    def _keep_mark(self) -> None:
+        """Note how far the journal has come, after each commit but not more often than every ``PERIOD_S``."""
+        committer, marked = self._committer, None
+        while not committer.broken_reason:
+            committed, place = committer.committed, self._place()
+            if place == marked:
+                committed.wait()
+                continue
+            self._files.call(self._database.mark.write, place)
+            marked = place
+            gevent.sleep(PERIOD_S)
+
+    def _place(self) -> Place:
+        return Place(self._uuid, self._committer.head, self._committer.commits)
 
     def _load(self, opened: Opened) -> None:
         self._uuid = opened.uuid
         self._tail, self._records_tail = opened.tail, opened.records_tail
         self._positions = dict(opened.positions)
         self._old_head = opened.head
+        self._last_action = opened.last_action
+        self._committer.commits = opened.commits
         self._budget.load(opened.total - opened.freed)
 
     def stop(self, deadline_s: float) -> None:
@@ -117,7 +164,13 @@ class SqliteJournal:
             return
         self._running = False
         until_s = time.monotonic() + deadline_s
-        if self._committer.stop(deadline_s):
+        if self._backup is not None:
+            self._backup.over.wait(deadline_s / 2)  # it sees that we stop, and removes what it made
+        stopped = self._committer.stop(deadline_s)
+        self._marking.kill(block=False)
+        if stopped:
+            if not self.broken:
+                self._files.call(self._database.mark.write, self._place())
             with contextlib.suppress(Ended), gevent.Timeout(max(0.1, until_s - time.monotonic()), Ended):
                 self._writer.call(self._database.close)
         self._end_threads(max(0.1, until_s - time.monotonic()))
@@ -170,6 +223,16 @@ class SqliteJournal:
             raise ValueError(f"{first} to {last} is not a range of updates")
         self._committer.notes.change(Change(consumer, first, last, outcome))
         self._committer.wake()
+
+    def note_action(self, consumer: str, first: int, last: int, verb: str, peer: str) -> None:
+        self._check()
+        if not 1 <= first <= last <= self.head:
+            raise ValueError(f"{first} to {last} is not a range of updates")
+        if last >= self._records_tail:
+            self._last_action += 1
+            action = Action(_microseconds(self._clock()) / 1e6, consumer, verb, peer)
+            self._committer.notes.act(NotedAction(self._last_action, first, last, action))
+            self._committer.wake()
 
     # --- positions
 
@@ -282,7 +345,17 @@ class SqliteJournal:
         outcomes = notes.outcomes(sequence, flying.outcomes(sequence, row.ranges))
         reference = queued if row.reference is None else row.reference
         method, path = row.method.decode("latin-1"), row.path.decode("utf-8", "backslashreplace")
-        return Fate(sequence, row.time_us / 1e6, method, path, reference, outcomes)
+        actions = row.actions | flying.actions_on(sequence) | notes.actions_on(sequence)
+        in_order = tuple(actions[number] for number in sorted(actions))[-MAX_ACTIONS:]
+        return Fate(sequence, row.time_us / 1e6, method, path, reference, outcomes, in_order)
+
+    def outcomes(self, consumer: str, after: int) -> list[Range]:
+        self._check()
+        flying, notes = self._committer.in_flight, self._committer.notes  # before the look into the database
+        with self._reading:
+            stored = self._writer.call(self._database.ranges, consumer, after)
+        known = notes.ranges(consumer, flying.ranges(consumer, stored))
+        return beyond(known, max(after, self._records_tail - 1))
 
     def _queued_reference(self, sequence: int) -> int | None:
         """Taken before a look into the database, so that a commit in between is not missed."""
@@ -298,17 +371,55 @@ class SqliteJournal:
             entry.sequence, entry.time_s, entry.method, entry.target, entry.head, entry.body, entry.key, reference
         )
 
+    # --- backup
+
+    def backup(self, directory: str) -> Backup:
+        self._check()
+        if self._backup is not None:
+            raise JournalError("a backup is under way: wait until it is complete")
+        run = self._backup = BackupRun(
+            directory, self._database, self._path, self._bodies, self._writer, self._files, self._reading,
+            lambda: self.head, self._check_for_backup,
+        )  # fmt: skip
+        made: AsyncResult[Backup] = AsyncResult()
+        gevent.spawn(self._make_backup, run, made)  # its own greenlet: ours may be killed while it waits
+        result: Backup = made.get()  # type: ignore[assignment]
+        return result
+
+    def _make_backup(self, run: BackupRun, made: AsyncResult[Backup]) -> None:
+        try:
+            with contextlib.suppress(JournalFull):  # else it is a copy of what was durable before
+                self._committer.wait_for_notes(FLUSH_S)
+            made.set(run.make())
+        except Exception as error:  # noqa: BLE001 — raised again where it is waited for
+            made.set_exception(error)
+        finally:
+            self._backup = None
+            run.over.set()
+
+    def _check_for_backup(self) -> None:
+        self._check()
+        if self._committer.disk_full:
+            raise JournalError("no backup is made while the disk that holds the journal is full")
+
     # --- pruning
 
     def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
-        self._check()
         times = _microseconds(entries_before_s), _microseconds(records_before_s)
-        gone: int = self._committer.run(partial(self._prune, entries_upto, *times, limit))
-        return gone
+        while True:
+            self._check()
+            if self._backup is not None and not self._backup.over.wait(BACKUP_WAIT_S):
+                return 0
+            self._check()
+            gone: int | None = self._committer.run(partial(self._prune, entries_upto, *times, limit))
+            if gone is not None:
+                return gone
 
-    def _prune(self, upto: int, entries_us: int, records_us: int, limit: int) -> int:
+    def _prune(self, upto: int, entries_us: int, records_us: int, limit: int) -> int | None:
         """On the committer's greenlet: between two commits, and not cut in half when the caller is killed."""
         with self._reading:  # so that no reader misses an entry before the tail has moved
+            if self._backup is not None:
+                return None  # it began after we were asked
             step = self._prune_with_ballast(
                 Pruning(self._tail, self._records_tail), upto, entries_us, records_us, limit
             )

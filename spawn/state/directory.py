@@ -6,6 +6,7 @@ so it ends with the process however that ends; the pid in the file is only there
     <state-dir>/lock         locked and written by ``open``
     <state-dir>/nodes.json   see ``spawn.state.nodes``
     <state-dir>/journal/     the journal's own directory, its spool inside: bodies move in by rename
+    <state-dir>/backups/     see ``spawn.service.backup``
 """
 
 from __future__ import annotations
@@ -78,9 +79,10 @@ class StateDirectory:
         log.warning("state directory %s was open to others (%04o), now it is 0700", self.path, mode)
 
     def _is_ours(self) -> bool:
-        """Empty but for what may be there before the first start, or with a state in it."""
+        """Empty but for what may be there before the first start, or with a state in it, or a backup of one."""
         names = set(os.listdir(self.path))
-        return names <= _BEFORE_STATE or ("lock" in names and bool(names & _STATE))
+        is_backup = names <= _BEFORE_STATE | _STATE and os.path.exists(os.path.join(self.journal_path, "journal.db"))
+        return names <= _BEFORE_STATE or ("lock" in names and bool(names & _STATE)) or is_backup
 
     def _locked(self) -> int:
         descriptor = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 
 import msgspec
 from gevent.threadpool import ThreadPool
@@ -40,6 +41,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     seen_in_file: list[str] = []  # authorities of the configuration file's nodes as it was last read
     journal: str = ""  # uuid of the journal that the positions are in; empty: not known
     version: int = VERSION
+    checksum: int | None = None  # of all the rest; None: written by a version that had none
 
 
 class _Versioned(msgspec.Struct):
@@ -69,21 +71,33 @@ class NodeStore:
                     f"{self.path} was written by a newer Spawn (its version is {version}, this one knows {VERSION}): "
                     "install that Spawn again"
                 )
-            return msgspec.json.decode(data, type=Stored)
-        except msgspec.MsgspecError as error:
-            raise StateError(
-                f"{self.path} is damaged ({error}): restore it from a backup, or move it away and start anew "
-                "with the nodes of the configuration file, all out of sync"
-            ) from None
+            stored = msgspec.json.decode(data, type=Stored)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._damaged(str(error)) from None
+        if stored.checksum not in (None, _checksum(stored)):
+            raise self._damaged("it is not what was written")
+        return msgspec.structs.replace(stored, checksum=None)
+
+    def _damaged(self, what: str) -> StateError:
+        return StateError(
+            f"{self.path} is damaged ({what}): restore it from a backup, or move it away and start anew "
+            "with the nodes of the configuration file, all out of sync"
+        )
 
     def save(self, stored: Stored) -> None:
         """Durable on return; blocks only the calling greenlet. ``StateError``: the old file still stands."""
+        stored = msgspec.structs.replace(stored, checksum=_checksum(stored))
         data = msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n"
         if self._pool is None:
             self._pool = ThreadPool(1, idle_task_timeout=5)
         failure = self._pool.spawn(_replace_caught, self.path, data).get()
         if failure is not None:
             raise StateError(f"cannot save {self.path}: {failure.strerror or failure}")
+
+
+def _checksum(stored: Stored) -> int:
+    """CRC-32 of the contents, however they are laid out: a flipped bit must not put a node in sync."""
+    return zlib.crc32(msgspec.json.encode(msgspec.structs.replace(stored, checksum=None)))
 
 
 def _replace_caught(path: str, data: bytes) -> OSError | None:

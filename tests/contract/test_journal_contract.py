@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from spawn.errors import JournalError, JournalFull, Pruned
-from spawn.journal.base import FileBody, Outcome
+from spawn.journal.base import MAX_ACTIONS, Action, FileBody, Outcome, Range
 from tests.support.journals import JournalUnderTest, until, update
 
 FOREVER = float("inf")
@@ -221,6 +221,103 @@ def test_outcomes_are_shown_at_once_and_after_reopening(under: JournalUnderTest)
     check()
 
 
+def test_outcomes_of_a_consumer_are_ranges_beyond_a_place(under: JournalUnderTest) -> None:
+    # Given outcomes of two consumers, some of them durable
+    under.append(20)
+    under.journal.record("a", 2, 9, Outcome.DROPPED)
+    under.journal.record("b", 1, 20, Outcome.REJECTED)
+    under.journal.record("a", 15, 16, Outcome.UNKNOWN)
+    settle_down(under)
+    # When more are queued
+    under.journal.record("a", 5, 5, Outcome.REFUSED)
+    under.journal.record("a", 10, 11, Outcome.DROPPED)
+    under.journal.record("a", 16, 16, None)
+    # Then all are shown in order, and cut back at the place that was given
+    expected = [
+        Range(2, 4, Outcome.DROPPED),
+        Range(5, 5, Outcome.REFUSED),
+        Range(6, 11, Outcome.DROPPED),
+        Range(15, 15, Outcome.UNKNOWN),
+    ]
+    assert under.journal.outcomes("a", 0) == expected
+    assert under.journal.outcomes("a", 8) == [Range(9, 11, Outcome.DROPPED), Range(15, 15, Outcome.UNKNOWN)]
+    assert under.journal.outcomes("a", 15) == under.journal.outcomes("nobody", 0) == []
+    assert under.journal.outcomes("b", 0) == [Range(1, 20, Outcome.REJECTED)]
+    assert under.journal.flush(5)
+    settle_down(under)
+    assert under.journal.outcomes("a", 0) == expected
+
+
+def test_outcomes_leave_with_their_records(under: JournalUnderTest) -> None:
+    under.append(10)
+    under.journal.record("a", 3, 9, Outcome.REJECTED)
+    under.now_s += 1
+    under.append(1)
+    assert under.journal.prune(11, FOREVER, 0, 5) == 5
+    assert under.journal.prune(5, 0, FOREVER, 5) == 5, "the records of 1 to 5"
+    assert under.journal.outcomes("a", 0) == [Range(6, 9, Outcome.REJECTED)]
+    settle_down(under)
+    assert under.journal.outcomes("a", 0) == [Range(6, 9, Outcome.REJECTED)]
+
+
+def actions_on(under: JournalUnderTest, sequence: int) -> tuple[Action, ...]:
+    fate = under.journal.fate(sequence)
+    assert fate is not None
+    return fate.actions
+
+
+def test_an_operators_actions_are_shown_at_once_and_after_reopening(under: JournalUnderTest) -> None:
+    # Given two actions, the first one durable
+    under.append(5)
+    under.journal.note_action("a", 2, 3, "skip", "10.0.0.7")
+    settle_down(under)
+    under.now_s += 60
+    # When one more is queued
+    under.journal.note_action("a", 3, 3, "retry", "10.0.0.8")
+    # Then both are shown, the oldest first, for the updates they were done to
+    skip = Action(1_000_000.0, "a", "skip", "10.0.0.7")
+    retry = Action(1_000_060.0, "a", "retry", "10.0.0.8")
+    for _ in range(2):
+        assert [actions_on(under, n) for n in range(1, 5)] == [(), (skip,), (skip, retry), ()]
+        settle_down(under)
+
+
+def test_an_action_is_durable_after_a_flush_and_shown_once(under: JournalUnderTest) -> None:
+    under.append(2)
+    for n in range(20):
+        under.journal.note_action("a", 1, 2, "retry", f"10.0.0.{n}")
+        if n % 3 == 0:
+            assert under.journal.flush(5)
+        assert [action.peer for action in actions_on(under, 1)] == [f"10.0.0.{m}" for m in range(n + 1)]
+
+
+def test_of_many_actions_the_oldest_go(under: JournalUnderTest) -> None:
+    under.append(2)
+    under.journal.note_action("a", 1, 1, "skip", "10.0.0.7")
+    assert under.journal.flush(5)
+    for _ in range(MAX_ACTIONS - 1):
+        under.journal.note_action("a", 2, 2, "retry", "10.0.0.7")
+    assert under.journal.flush(5)
+    assert (len(actions_on(under, 1)), len(actions_on(under, 2))) == (1, MAX_ACTIONS - 1)
+    under.journal.note_action("a", 2, 2, "retry", "10.0.0.8")
+    assert under.journal.flush(5)
+    settle_down(under)
+    assert (len(actions_on(under, 1)), len(actions_on(under, 2))) == (0, MAX_ACTIONS)
+
+
+def test_actions_leave_with_their_records(under: JournalUnderTest) -> None:
+    under.append(3)
+    under.journal.note_action("a", 1, 2, "skip", "10.0.0.7")
+    under.journal.note_action("a", 2, 3, "skip", "10.0.0.8")
+    under.now_s += 1
+    under.append(1)
+    assert under.journal.prune(4, FOREVER, under.now_s, 10) == 4 + 3
+    settle_down(under)
+    under.journal.note_action("a", 1, 3, "skip", "10.0.0.9")  # nobody can see it any more
+    under.journal.note_action("a", 4, 4, "skip", "10.0.0.9")
+    assert [action.peer for action in actions_on(under, 4)] == ["10.0.0.9"]
+
+
 def test_a_fate_shows_no_query_header_or_body(under: JournalUnderTest) -> None:
     under.journal.append(update(1))
     under.journal.settle(1, 200)
@@ -312,8 +409,10 @@ def test_everything_may_be_pruned_and_the_head_stays(under: JournalUnderTest) ->
     assert journal.read(5, 1, 1)[0].time_s == 1_000_000.0
 
 
-def test_refused_and_skipped_updates_are_pinned_until_their_record_goes(under: JournalUnderTest) -> None:
+def test_refused_skipped_and_unknown_updates_are_pinned_until_their_record_goes(under: JournalUnderTest) -> None:
     under.append(10)
+    under.journal.record("b", 9, 9, Outcome.UNKNOWN)
+    under.journal.record("a", 8, 8, Outcome.REJECTED)
     under.journal.record("a", 3, 4, Outcome.REFUSED)
     under.journal.record("b", 6, 6, Outcome.SKIPPED)
     under.journal.record("b", 7, 7, Outcome.DROPPED)
@@ -328,7 +427,7 @@ def test_refused_and_skipped_updates_are_pinned_until_their_record_goes(under: J
             continue
         assert entry is not None
         kept.append(entry.sequence)
-    assert (kept, under.journal.tail) == ([3, 4, 6], 11)
+    assert (kept, under.journal.tail) == ([3, 4, 6, 9], 11)
     while under.journal.prune(10, FOREVER, FOREVER, 2):
         pass
     with pytest.raises(Pruned):
@@ -336,6 +435,22 @@ def test_refused_and_skipped_updates_are_pinned_until_their_record_goes(under: J
     with pytest.raises(Pruned):
         under.journal.fate(4)
     assert under.journal.usage().used_bytes < 100, "one record is left"
+
+
+def test_a_backup_is_made_where_there_is_something_to_copy_and_else_refused(
+    under: JournalUnderTest, tmp_path: Path
+) -> None:
+    under.append(3)
+    target = tmp_path / "backup"
+    if under.durable:
+        made = under.journal.backup(str(target))
+        assert (made.path, made.head) == (str(target), 3)
+    else:
+        with pytest.raises(JournalError, match="in memory"):
+            under.journal.backup(str(target))
+    assert target.exists() is under.durable
+    assert under.journal.append(update(4)) == 4
+    assert under.journal.prune(4, FOREVER, 0, 100) == 4, "pruning goes on"
 
 
 def test_calls_that_make_no_sense_are_bugs(under: JournalUnderTest) -> None:
@@ -348,6 +463,8 @@ def test_calls_that_make_no_sense_are_bugs(under: JournalUnderTest) -> None:
         lambda: under.journal.settle(3, 200),
         lambda: under.journal.record("a", 2, 1, Outcome.REFUSED),
         lambda: under.journal.record("a", 1, 3, Outcome.REFUSED),
+        lambda: under.journal.note_action("a", 2, 3, "skip", "127.0.0.1"),
+        lambda: under.journal.note_action("a", 0, 1, "skip", "127.0.0.1"),
     ):
         with pytest.raises(ValueError):
             call()
@@ -364,6 +481,9 @@ def test_after_stop_every_call_says_so(under: JournalUnderTest) -> None:
         lambda: journal.read(0, 1, 1),
         lambda: journal.advance("a", 1),
         lambda: journal.fate(1),
+        lambda: journal.outcomes("a", 0),
+        lambda: journal.note_action("a", 1, 1, "skip", "127.0.0.1"),
+        lambda: journal.backup(str(under.directory.parent / "backup")),
         lambda: journal.positions(),
         lambda: journal.flush(1),
         lambda: journal.prune(1, 0, 0, 1),

@@ -78,6 +78,16 @@ class TwoJournals(RuleBasedStateMachine):
             first, last = sorted((self.at(one, 1), self.at(other, 1)))
             self.same(lambda journal: journal.record(consumer, first, last, outcome))
 
+    @rule(consumer=CONSUMERS, one=FRACTION, other=FRACTION, verb=st.sampled_from(["skip", "retry"]))
+    def note_action(self, consumer: str, one: float, other: float, verb: str) -> None:
+        if self.both[0].journal.head:
+            first, last = sorted((self.at(one, 1), self.at(other, 1)))
+            self.same(lambda journal: journal.note_action(consumer, first, last, verb, "10.0.0.7"))
+
+    @rule(consumer=CONSUMERS, after=FRACTION)
+    def outcomes(self, consumer: str, after: float) -> None:
+        self.same(lambda journal: journal.outcomes(consumer, self.at(after)))
+
     @rule(upto=FRACTION, entries=st.integers(-20, 60), records=st.integers(-20, 60), limit=st.integers(1, 5))
     def prune(self, upto: float, entries: int, records: int, limit: int) -> None:
         now_s = self.both[0].now_s
@@ -102,6 +112,7 @@ class TwoJournals(RuleBasedStateMachine):
             self.same(lambda journal, n=sequence: journal.entry(n))
             self.same(lambda journal, n=sequence: journal.fate(n))
             self.same(lambda journal, n=sequence: journal.reference(n))
+            self.same(lambda journal, n=sequence: [journal.outcomes(consumer, n) for consumer in ("a", "b", "c")])
 
 
 TestTwoJournals = TwoJournals.TestCase

@@ -6,9 +6,7 @@ The full disk is a real one: a small tmpfs, for root. Without root, SQLite's own
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,11 @@ import gevent
 import pytest
 
 from spawn.errors import JournalBroken, JournalFull
+from spawn.journal import committer
 from spawn.journal.base import Outcome
+from spawn.journal.database import DiskFull
+from tests.support.disks import fill
+from tests.support.disks import small_disk as small_disk_at
 from tests.support.journals import MIB, JournalUnderTest, until, update
 
 
@@ -29,20 +31,8 @@ def under(tmp_path: Path) -> Iterator[JournalUnderTest]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", path], capture_output=True)
-    if mounting.returncode:
-        pytest.skip("a small disk can only be mounted by root")
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)  # a failed test may leave files open
-
-
-def fill(path: Path) -> None:
-    """Take what is left of a disk."""
-    with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
+    with small_disk_at(tmp_path / "disk", 12) as path:
+        yield path
 
 
 def test_a_full_disk_refuses_updates_and_still_takes_positions(
@@ -51,7 +41,7 @@ def test_a_full_disk_refuses_updates_and_still_takes_positions(
     under = JournalUnderTest("sqlite", small_disk / "journal")
     under.append(50)
     under.journal.set_position("a", 0)
-    fill(small_disk / "others")
+    other = fill(small_disk)
     with pytest.raises(JournalFull, match="disk"):
         for n in range(2000):
             under.journal.append(update(n, b"x" * 10_000))
@@ -64,7 +54,7 @@ def test_a_full_disk_refuses_updates_and_still_takes_positions(
     with pytest.raises(JournalFull):
         under.journal.append(update(1, b"x"))
     assert len(under.journal.read(20, 10, MIB)) == 10
-    (small_disk / "others").unlink()
+    other.unlink()
 
     def accepted() -> bool:
         try:
@@ -82,22 +72,62 @@ def test_a_full_disk_refuses_updates_and_still_takes_positions(
     assert len(said) == 2, "once when it filled up, once when there was room"
 
 
-def test_a_disk_without_even_the_ballasts_room_is_started_on_but_takes_no_updates(small_disk: Path) -> None:
+def test_a_disk_without_even_the_ballasts_room_is_started_on_but_takes_no_updates(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     under = JournalUnderTest("sqlite", small_disk / "journal")
     under.append(5)
     under.journal.set_position("a", 0)
     under.journal.stop(10)
     (under.directory / "ballast").unlink()
-    fill(small_disk / "others")
-    with open(small_disk / "others", "r+b") as file:
-        file.truncate(os.path.getsize(small_disk / "others") - 200_000)
+    fill(small_disk, leave_bytes=200_000)
     journal = under.start()
+    assert "no update is accepted until there is room" in caplog.text, "nobody has to guess"
     with pytest.raises(JournalFull):
         journal.append(update(1))
     journal.advance("a", 5)
     assert journal.wait_durable("a", 5, 10)
     assert len(journal.read(0, 10, MIB)) == 5
     under.journal.stop(10)
+
+
+def test_a_disk_that_only_says_it_has_room_is_not_believed(
+    under: JournalUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a disk where the ballast fits, and nothing can be written
+    under.append(3)
+    under.journal.set_position("a", 0)
+    tried = []
+
+    def full(*batch: object) -> None:
+        tried.append(batch)
+        raise DiskFull("database or disk is full")
+
+    database = under.journal._database  # type: ignore[attr-defined]
+    monkeypatch.setattr(database, "commit", full)
+    monkeypatch.setattr(database, "touch", full)
+    monkeypatch.setattr(committer, "RETRY_S", 0.02)
+    with pytest.raises(JournalFull):
+        under.journal.append(update(1))
+    # When a while passes, with nothing to do and then with a position that waits
+    until(lambda: len(tried) > 3, "it is looked for room again and again")
+    under.journal.advance("a", 2)
+    until(lambda: len(tried) > 8, "the position is tried again and again")
+    # Then nothing is accepted, and that was said once
+    with pytest.raises(JournalFull):
+        under.journal.append(update(1))
+    monkeypatch.undo()
+    assert under.journal.wait_durable("a", 2, 10), "it was kept"
+
+    def accepted() -> bool:
+        try:
+            return under.journal.append(update(1)) == 4
+        except JournalFull:
+            return False
+
+    until(accepted, "updates are accepted again by themselves")
+    said = [record.getMessage() for record in caplog.records if "the disk that holds" in record.getMessage()]
+    assert len(said) == 2, said
 
 
 def test_when_sqlite_says_full_the_batch_is_refused_and_nothing_of_it_stays(under: JournalUnderTest) -> None:

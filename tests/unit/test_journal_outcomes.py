@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spawn.journal.base import Outcome
+from spawn.journal.base import Outcome, Range
 from spawn.journal.notes import Notes
-from spawn.journal.outcomes import PINNING, Change, Range, gaps_between, lay_over
+from spawn.journal.outcomes import PINNING, Change, beyond, gaps_between, lay_over
 
 CALLS = st.lists(
     st.tuples(st.integers(1, 20), st.integers(0, 8), st.sampled_from([None, *Outcome])).map(
@@ -37,6 +37,14 @@ def test_ranges_say_what_a_dictionary_would(calls: list[tuple[int, int, Outcome 
     pinned = {n for n, outcome in model.items() if outcome in PINNING}
     gaps = [n for first, last in gaps_between(1, 30, ranges) for n in range(first, last + 1)]
     assert gaps == [n for n in range(1, 31) if n not in pinned]
+
+
+def test_beyond_cuts_ranges_back() -> None:
+    ranges = [Range(1, 4, Outcome.REFUSED), Range(6, 9, Outcome.DROPPED)]
+    assert beyond(ranges, 0) == ranges
+    assert beyond(ranges, 2) == [Range(3, 4, Outcome.REFUSED), Range(6, 9, Outcome.DROPPED)]
+    assert beyond(ranges, 6) == [Range(7, 9, Outcome.DROPPED)]
+    assert beyond(ranges, 9) == []
 
 
 def test_a_run_of_equal_outcomes_is_noted_as_one() -> None:

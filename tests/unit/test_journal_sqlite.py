@@ -15,7 +15,7 @@ import pytest
 
 from spawn.errors import JournalDamaged, StateError
 from spawn.journal import schema
-from spawn.journal.base import FileBody, Outcome
+from spawn.journal.base import FileBody, Outcome, Range
 from spawn.journal.sqlite import SqliteJournal
 from tests.support.journals import MIB, JournalUnderTest, until, update
 
@@ -91,7 +91,9 @@ def test_files_are_the_owners_alone(under: JournalUnderTest) -> None:
 def test_a_clean_stop_leaves_no_wal(under: JournalUnderTest) -> None:
     under.append(10)
     under.journal.stop(10)
-    assert sorted(path.name for path in under.directory.iterdir()) == ["ballast", "bodies", "journal.db", "spool"]
+    assert sorted(path.name for path in under.directory.iterdir()) == [
+        "ballast", "bodies", "journal.db", "mark", "spool",
+    ]  # fmt: skip
 
 
 def test_leftover_bodies_are_swept(under: JournalUnderTest) -> None:
@@ -149,6 +151,41 @@ def test_a_reader_of_a_backlog_does_not_keep_appends_waiting(under: JournalUnder
     while not reading.ready():
         under.journal.append(update(1))
     assert under.journal.head - before > 10, "pages and commits take turns"
+
+
+def test_what_is_committed_while_a_fate_is_looked_up_is_shown_once(
+    under: JournalUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lookup waits behind the commit, so it finds in the database what it knew as queued."""
+    under.append(1)
+    release = threading.Event()
+    commit = under.journal._database.commit  # type: ignore[attr-defined]
+
+    def slow(batch: object) -> None:
+        assert release.wait(30)
+        commit(batch)
+
+    monkeypatch.setattr(under.journal._database, "commit", slow)  # type: ignore[attr-defined]
+    under.journal.note_action("a", 1, 1, "retry", "10.0.0.7")
+    under.journal.record("a", 1, 1, Outcome.REFUSED)
+    until(lambda: under.journal._committer.in_flight.actions, "the commit is under way")  # type: ignore[attr-defined]
+    looking = [gevent.spawn(under.journal.fate, 1), gevent.spawn(under.journal.outcomes, "a", 0)]
+    gevent.sleep(0.02)
+    release.set()
+    fate, outcomes = (job.get(timeout=30) for job in looking)
+    assert [action.verb for action in fate.actions] == ["retry"]
+    assert outcomes == [Range(1, 1, Outcome.REFUSED)]
+
+
+def test_actions_do_not_outlive_their_records_in_the_file(under: JournalUnderTest) -> None:
+    under.append(3)
+    under.journal.note_action("a", 1, 2, "skip", "10.0.0.7")
+    under.journal.note_action("a", 3, 3, "skip", "10.0.0.7")
+    under.journal.prune(3, 1e12, 1e12, 10)
+    under.journal.stop(10)
+    connection = sqlite3.connect(database(under))
+    assert connection.execute("SELECT first FROM actions").fetchall() == [(3,)]
+    connection.close()
 
 
 def test_space_is_given_back_when_much_is_pruned(under: JournalUnderTest) -> None:
@@ -307,6 +344,81 @@ def test_an_older_journal_is_led_to_the_present_one_step_at_a_time() -> None:
     with pytest.raises(JournalDamaged):
         schema.migrate(connection, "journal.db", 7, {})
     connection.close()
+
+
+TABLES_OF_VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE records (
+    sequence INTEGER PRIMARY KEY,
+    time_us INTEGER NOT NULL,
+    method BLOB NOT NULL,
+    path BLOB NOT NULL,
+    total INTEGER NOT NULL,
+    reference INTEGER
+);
+CREATE TABLE entries (
+    sequence INTEGER PRIMARY KEY,
+    method BLOB NOT NULL,
+    target BLOB NOT NULL,
+    head BLOB NOT NULL,
+    body BLOB,
+    key BLOB,
+    file TEXT,
+    file_size INTEGER,
+    file_crc INTEGER,
+    cost INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE INDEX entries_in_files ON entries (file, file_size) WHERE file IS NOT NULL;
+CREATE TABLE consumers (id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    consumer TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    PRIMARY KEY (consumer, first)
+) WITHOUT ROWID;
+PRAGMA application_id = 1397774158;
+"""
+
+
+def turn_into_version_1(path: Path) -> None:
+    """The same contents in a file as version 1 made it."""
+    old = sqlite3.connect(path.with_name("old.db"), isolation_level=None)
+    old.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;" + TABLES_OF_VERSION_1)
+    old.execute("PRAGMA user_version = 1")
+    old.execute("ATTACH ? AS new", (str(path),))
+    for table in ("meta", "records", "entries", "consumers", "outcomes"):
+        columns = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
+        old.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
+    old.execute("DETACH new")
+    old.close()
+    path.with_name("old.db").rename(path)
+
+
+def test_a_journal_of_version_1_is_led_to_the_present_one_with_everything_in_place(under: JournalUnderTest) -> None:
+    # Given a journal as version 1 left it
+    under.append(5)
+    under.journal.append(update(6, under.spooled(b"x" * 300_000)))
+    under.journal.set_position("a", 3)
+    under.journal.settle(2, 201)
+    under.journal.record("a", 3, 4, Outcome.REFUSED)
+    uuid, usage, entries = under.journal.uuid, under.journal.usage(), under.journal.read(0, 10, MIB)
+    under.journal.stop(10)
+    turn_into_version_1(database(under))
+    # When it is opened
+    journal = under.start()
+    # Then all of it is there
+    assert (journal.uuid, journal.usage(), journal.read(0, 10, MIB)) == (uuid, usage, entries)
+    assert (journal.positions(), journal.reference(2)) == ({"a": 3}, 201)
+    assert journal.outcomes("a", 0) == [Range(3, 4, Outcome.REFUSED)]
+    # And what version 2 added works, now and after the next start
+    journal.note_action("a", 3, 3, "retry", "10.0.0.7")
+    journal = under.reopen()
+    fate = journal.fate(3)
+    assert fate is not None
+    assert [action.verb for action in fate.actions] == ["retry"]
+    assert journal.append(update(7)) == 7
 
 
 # --- places that cannot be used

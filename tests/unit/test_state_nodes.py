@@ -88,3 +88,25 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "nodes.json").mkdir()
     with pytest.raises(StateError, match="cannot read"):
         NodeStore(str(tmp_path)).load()
+
+
+def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
+    store = NodeStore(str(tmp_path))
+    store.save(STORED)
+    content = Path(store.path).read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        Path(store.path).write_bytes(damaged)
+        try:
+            assert store.load() == STORED, f"byte {place}"
+        except StateError as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017 — most, but not all of them are refused
+    assert refused > len(content) / 2
+
+
+def test_a_file_of_a_version_without_checksum_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "nodes.json").write_text('{"nodes": [{"id": "a", "host": "h", "port": 1}], "version": 1}')
+    assert NodeStore(str(tmp_path)).load() == Stored(nodes=[StoredNode(id="a", host="h", port=1)])
