@@ -14,8 +14,8 @@ a node's queue waiting. ``Answer`` then owns the connection until the body is re
 itself.
 
 Invariants: a connection goes back only when request and answer were both whole, the node keeps it, and not a byte more
-than the answer came. On every other path, kills and time-outs included, it is closed. Targets and headers are written
-as they are given.
+than the answer came. On every other path, kills and time-outs included, it is closed, and reset where the request has
+no answer. Targets and headers are written as they are given.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Client:
             exchange = _Exchange(connection, request, host, port, progress_timeout_s)
             try:
                 head = exchange.run(on_sent)
+                connection.in_order = exchange.sent_all
                 return Answer(self, key, connection, head, exchange.surplus, progress_timeout_s, exchange.sent_all)
             except NotSent:
                 self._drop(connection)

@@ -7,6 +7,11 @@ closed, and then given to somebody else, under a greenlet that still waits for i
 Waits for progress are bounded by the one sweeper of ``deadlines``, which ends them in the same way. A full send buffer
 hides progress: megabytes may have to reach a slow node before the kernel takes another byte. So when such a wait is
 over, the kernel is asked whether it still gets bytes across, and more time given if it does.
+
+A request that was given up must not arrive later. The kernel goes on for minutes to get the bytes of a closed socket
+across; after a partition they would reach the node behind what was sent anew meanwhile, and an old update would be
+applied over newer ones. So a connection whose request has no answer is reset (RFC 9293 §3.10.5), which drops what is on
+its way, also when this process is killed: only a connection that is through with its request is closed in order.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import struct
 import termios
 import time
 from select import POLLIN, POLLOUT
-from socket import IPPROTO_TCP, MSG_PEEK, SHUT_RDWR, TCP_NODELAY
+from socket import IPPROTO_TCP, MSG_PEEK, SHUT_RDWR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
 
 from gevent import socket
 from gevent.select import poll
@@ -26,6 +31,7 @@ from spawn.http11.deadlines import Deadlines
 from spawn.http11.resolver import Address, Resolver
 
 RECEIVE_BYTES = 65_536
+RESET, CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # what the kernel does at close, as in socket(7)
 KEEP_IDLE_S = 60.0  # most servers close an idle connection after 5 to 75 s; there is no use in keeping it longer
 
 
@@ -41,6 +47,7 @@ class Connection:
         "closed",
         "expired",
         "idle_since_s",
+        "in_order",
         "peer",
         "reused",
         "woken",
@@ -59,6 +66,7 @@ class Connection:
         self.woken = False
         self.expired = False  # stays true, other than the watch's, which is about the last wait only
         self.idle_since_s = 0.0
+        self.in_order = True  # nothing that was sent is still to be answered
 
     @property
     def cut_short(self) -> bool:
@@ -94,6 +102,7 @@ class Connection:
     def send_now(self, data: memoryview) -> int:
         """How many bytes the kernel took, 0 when it takes none now. Raises ``OSError``."""
         self._sock.settimeout(0.0)
+        self.in_order = False
         try:
             return self._sock.send(data)
         except BlockingIOError:
@@ -126,6 +135,8 @@ class Connection:
         if not self.closed:
             self.closed = True
             self._watch.cancel()
+            if self.in_order:
+                self._sock.setsockopt(SOL_SOCKET, SO_LINGER, CLOSE)
             self._sock.close()
 
     def _end_wait(self) -> None:
@@ -190,6 +201,7 @@ def _open(address: Address, timeout_s: float) -> socket.socket:
             raise ConnectionRefusedError(111, "Connection refused")
         sock.settimeout(None)
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
     except BaseException:
         sock.close()
         raise
