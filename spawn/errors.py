@@ -46,6 +46,10 @@ class JournalBroken(JournalError):
     """A commit failed in a way that leaves its outcome unknown; the journal takes no more appends."""
 
 
+class NoBackup(JournalError):
+    """This kind of journal cannot be copied."""
+
+
 class Pruned(JournalError):
     """The asked-for sequence existed, but its record is no longer retained: answered with 410."""
 

@@ -147,6 +147,7 @@ class DeliveryConfig(Section, frozen=True, kw_only=True):
     ambiguous: Literal["resend", "hold", "skip"] = "resend"  # a non-idempotent update of unknown fate
     attempts: Count = 5  # disagreeing answers before the node has refused the update
     attempts_uncertain: Count = 20  # unknown or not-now outcomes of a healthy node before the same
+    outage: SecondsOrNone = 3600.0  # so long nothing is given up while no node answers anything else either
     catch_up_rate: Rate = 0.0  # updates per second and node; 0: as fast as it goes
     # "host:port" of a node → headers replaced in what it is sent; credentials, so no fault shows what is written here
     set_headers: dict[NodeAuthority, dict[HeaderName, HeaderValue]] = {}

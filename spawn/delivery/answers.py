@@ -7,13 +7,17 @@ Each update in the open has a *vote*. Workers offer the heads of the final answe
 * on a 5xx only when every such node has answered so, and no client was told 202: the update is then *rejected*.
 
 A client that nobody answers in time, or whom nobody can answer now, gets a 202 and the vote goes on without it: then
-the first node that applies the update makes the reference. Everything runs on the hub and nothing here blocks, except
-``Ticket.wait`` and ``await_reference``, which are waits with a deadline.
+the first clean node that applies the update makes the reference. Nodes that may not speak (they catch up, are held or
+diverged) turn it down for all, and held or diverged ones speak at all, only when no speaker has still to answer.
+
+The board also remembers when a node last answered anything as a working application does. Everything runs on the hub
+and nothing here blocks, except ``Ticket.wait`` and ``await_reference``, which are waits with a deadline.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -27,6 +31,7 @@ from spawn.http11.message import ResponseHead
 from spawn.http11.spool import Spool
 from spawn.journal.base import Entry, FileBody, Journal
 
+NOT_LET_IN = frozenset({401, 403, 407})  # may be an expired credential of one node, which says nothing of the update
 RECENT_REFERENCES = 65_536  # so that only a worker that held an entry for long has to ask the journal
 
 
@@ -111,9 +116,15 @@ class _Ballot:
 
     status: int
     speaks: bool  # came from a node that may speak, or nobody could
+    clean: bool  # came from a node that is neither held nor diverged
     weak: bool  # a 4xx to a repeat tells nothing about the first time
     head: ResponseHead
     spool: Spool | None
+
+    @property
+    def went_on(self) -> bool:
+        """Whether its worker goes on whatever the others say, and so will not withdraw it."""
+        return self.weak or classify(self.status) is AnswerClass.GOOD
 
 
 class _Vote:
@@ -128,10 +139,13 @@ class _Vote:
         self.settled = Event()
         self.agree_timer: gevent.Greenlet[..., None] | None = None
 
-    def first(self, kind: AnswerClass) -> _Ballot | None:
-        """The first ballot of a class that counts; after a 202 everybody's does."""
+    def first(self, kind: AnswerClass, awaited: bool) -> _Ballot | None:
+        """The first ballot of a class that counts; ``awaited``: a node that may speak has still to answer."""
         for ballot in self.ballots.values():
-            if classify(ballot.status) is kind and (ballot.speaks or self.accepted):
+            if classify(ballot.status) is not kind:
+                continue
+            leads = not awaited or (kind is AnswerClass.GOOD and ballot.clean)
+            if ballot.speaks or (self.accepted and leads):
                 return ballot
         return None
 
@@ -147,7 +161,11 @@ class ReferenceBoard:
         on_disagreement: Callable[[str, int, int, int], None],
         on_settled: Callable[[int, int], None] = lambda sequence, status: None,
         in_sync: Callable[[], Collection[str]] = tuple,
+        suspects: Callable[[], Collection[str]] = tuple,
+        speakers_before: Callable[[int], Collection[str]] | None = None,
+        present_before: Callable[[int], Collection[str]] = lambda sequence: (),
     ) -> None:
+        """``suspects`` are held or diverged; ``speakers_before(sequence)`` those speakers that have still to get it."""
         self.agree_s = 1.0
         self._journal = journal
         self._speakers = speakers
@@ -155,6 +173,10 @@ class ReferenceBoard:
         self._on_disagreement = on_disagreement
         self._on_settled = on_settled
         self._in_sync = in_sync
+        self._suspects = suspects
+        self._present_before = present_before
+        self._speakers_before = speakers_before or (lambda sequence: self._speakers())
+        self.heard_s = -math.inf  # monotonic time at which a node last answered anything with success or a 4xx
         self._votes: dict[int, _Vote] = {}
         self._recent: dict[int, int] = {}
         self.forgotten = 0  # references up to this sequence may have to be looked up in the journal
@@ -186,6 +208,12 @@ class ReferenceBoard:
                 else:
                     self._resolve(vote, Removed(vote.sequence))
 
+    def look_again(self, sequence: int) -> None:
+        """A node that could have answered will not: the vote may be decided by that."""
+        vote = self._votes.get(sequence)
+        if vote is not None:
+            self._evaluate(vote)
+
     # -- the workers' side
 
     def reference_of(self, entry: Entry) -> int | None:
@@ -196,8 +224,14 @@ class ReferenceBoard:
         if vote is not None and vote.ticket is not None:
             vote.ticket.sent()
 
+    def heard(self, status: int) -> None:
+        """A node has answered an update or a read."""
+        if classify(status) in (AnswerClass.GOOD, AnswerClass.CLIENT):
+            self.heard_s = time.monotonic()
+
     def offer(self, node_id: str, entry: Entry, head: ResponseHead, repeat: bool) -> Spool | None:
         """A final answer's head. Returns the spool for its body when a client may want it."""
+        self.heard(head.status)
         sequence = entry.sequence
         if self.reference_of(entry) is not None:
             return None
@@ -207,9 +241,10 @@ class ReferenceBoard:
         kind = classify(head.status)
         speakers = self._speakers()
         speaks = not speakers or node_id in speakers
-        spool = self._make_spool() if vote.ticket is not None and speaks and vote.first(kind) is None else None
+        wanted = vote.ticket is not None and speaks and vote.first(kind, awaited=True) is None
+        spool = self._make_spool() if wanted else None
         weak = repeat and kind is AnswerClass.CLIENT and head.status not in NOT_DONE_BEFORE
-        vote.ballots[node_id] = _Ballot(head.status, speaks, weak, head, spool)
+        vote.ballots[node_id] = _Ballot(head.status, speaks, node_id not in self._suspects(), weak, head, spool)
         self._evaluate(vote)
         return spool
 
@@ -217,7 +252,7 @@ class ReferenceBoard:
         """The reference's status; None when there is none within ``timeout_s``, or nobody else could make one."""
         vote = self._votes.get(entry.sequence)
         if vote is not None and (
-            vote.ticket is not None or vote.agree_timer is not None or self._speakers_but(node_id)
+            vote.ticket is not None or vote.agree_timer is not None or self._others_speak(vote, node_id)
         ):
             vote.settled.wait(timeout_s)
         return self.reference_of(entry)
@@ -228,41 +263,70 @@ class ReferenceBoard:
         if vote is None:
             return
         ballot = vote.ballots.pop(node_id, None)
-        if ballot is not None and ballot.spool is not None:
-            ballot.spool.discard()
-        if not vote.ballots and vote.ticket is None:
-            self._close(vote)
+        if ballot is not None:
+            _discard(ballot)
+        self._let_go(vote)
 
     # -- deciding
 
-    def _speakers_but(self, node_id: str) -> bool:
-        return any(other != node_id for other in self._speakers())
+    def _awaited(self, vote: _Vote) -> bool:
+        """Whether a node that may speak has still to answer."""
+        return any(node_id not in vote.ballots for node_id in self._speakers_before(vote.sequence))
+
+    def _let_go(self, vote: _Vote) -> None:
+        """Forget answers that decide nothing and whose workers have gone on, and the vote when none is left."""
+        if vote.ticket is not None or vote.agree_timer is not None:
+            return
+        for node_id in [node_id for node_id, ballot in vote.ballots.items() if ballot.went_on]:
+            _discard(vote.ballots.pop(node_id))
+        if not vote.ballots:
+            self._close(vote)
+
+    def _others_speak(self, vote: _Vote, node_id: str) -> bool:
+        return any(other != node_id for other in self._speakers_before(vote.sequence))
 
     def _evaluate(self, vote: _Vote) -> None:
         if self._votes.get(vote.sequence) is not vote:
             return  # closed meanwhile
-        good = vote.first(AnswerClass.GOOD)
+        awaited = self._awaited(vote)
+        good = vote.first(AnswerClass.GOOD, awaited)
         if good is not None:
             self._settle(vote, good)
             return
-        client = vote.first(AnswerClass.CLIENT)
+        client = self._turned_down(vote, awaited)
         speakers = self._speakers()
         # While nobody may speak, all are waited for: one lost session must not speak for everybody.
-        if all(node_id in vote.ballots for node_id in speakers or self._in_sync()):
-            server = vote.first(AnswerClass.SERVER)
+        if not (awaited if speakers else any(node_id not in vote.ballots for node_id in self._in_sync())):
+            server = vote.first(AnswerClass.SERVER, awaited)
             if client is not None:
                 self._settle(vote, client)
-            elif server is not None and speakers and not vote.accepted:  # without speakers it is accepted, not rejected
+                return
+            # Without speakers it is accepted, not rejected; so it is where one of them did not take part.
+            if server is not None and speakers and not vote.accepted and vote.ballots.keys() >= set(speakers):
                 self._settle(vote, server)
+                return
+            if vote.ticket is not None and speakers:  # nobody is left that would answer
+                self._accept(vote)
+                return
         elif client is not None and vote.agree_timer is None:
             vote.agree_timer = gevent.spawn_later(self.agree_s, self._agree, vote)
+        self._let_go(vote)
+
+    def _turned_down(self, vote: _Vote, awaited: bool) -> _Ballot | None:
+        """The 4xx that counts. Where nobody may speak, one that says who may come in waits for all who are there."""
+        client = vote.first(AnswerClass.CLIENT, awaited)
+        if client is None or client.status not in NOT_LET_IN or self._speakers():
+            return client
+        return client if vote.ballots.keys() >= set(self._present_before(vote.sequence)) else None
 
     def _agree(self, vote: _Vote) -> None:
         """Nothing better than a 4xx has come in time."""
         vote.agree_timer = None
-        client = vote.first(AnswerClass.CLIENT)
+        client = self._turned_down(vote, self._awaited(vote))
         if client is not None and vote.reference is None:
             self._settle(vote, client)
+        else:
+            self._let_go(vote)
 
     def _settle(self, vote: _Vote, chosen: _Ballot) -> None:
         if not chosen.weak:
@@ -315,7 +379,12 @@ class ReferenceBoard:
             vote.agree_timer.kill(block=False)
             vote.agree_timer = None
         for ballot in vote.ballots.values():
-            if ballot.spool is not None:
-                ballot.spool.discard()
-                ballot.spool = None
+            _discard(ballot)
         vote.settled.set()
+
+
+def _discard(ballot: _Ballot) -> None:
+    """Nobody will read this answer's body."""
+    if ballot.spool is not None:
+        ballot.spool.discard()
+        ballot.spool = None

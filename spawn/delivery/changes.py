@@ -1,32 +1,50 @@
-"""What operators change: nodes, and the position of a node's queue. One change at a time, each logged with its author.
+"""What operators change: nodes, and their queues. One change at a time, each logged with its author.
 
 A change is complete when its call returns: a delivery in flight has ended, the journal knows the position, the node is
-stored. So an operator who has put a node in maintenance may copy its data right away.
+stored. So an operator who has put a node in maintenance may copy its data right away. What is done to a queue is noted
+in the journal with the updates it concerns.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import gevent
 import msgspec
 from msgspec import UNSET
 
+from spawn.counters import Counters
+from spawn.delivery import retries
 from spawn.delivery.fleet import OUT_OF_SYNC, Fleet, counted
-from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, Position, PositionConflict, PutResult
+from spawn.delivery.types import (
+    NodeChange,
+    NodeConflict,
+    NoSuchNode,
+    NoSuchUpdate,
+    NotPossibleNow,
+    Position,
+    PositionConflict,
+    PutResult,
+    VerbConflict,
+)
+from spawn.errors import JournalFull
 from spawn.journal.base import Outcome
 from spawn.nodes.node import Node, NodeEvent, NodeRecord
 
 log = logging.getLogger("spawn.changes")
 
 OUT_OF_SYNC_NOTE = f"the node is {OUT_OF_SYNC}"
+FLUSH_S = 10.0
+RETRY_WAIT_S = 10.0  # a retry that takes longer goes on behind its answer
 
 
 class Changes:
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, counters: Counters) -> None:
         self._fleet = fleet
         self._registry = fleet.registry
         self._journal = fleet.journal
+        self._counters = counters
         self._one_at_a_time = fleet.changing
 
     def put_node(self, host: str, port: int, change: NodeChange, position: Position | None, peer: str) -> PutResult:
@@ -44,8 +62,24 @@ class Changes:
                 self._change(node, after, peer)
             if position is not None:
                 self._place(node, position, peer)
-            self._registry.save()
+            self._fleet.store()
             return PutResult(created=not found, record=node.record, note=OUT_OF_SYNC_NOTE if node.out_of_sync else "")
+
+    def put_nodes(self, changes: Sequence[tuple[str, int, NodeChange]], peer: str) -> list[PutResult]:
+        """Many at once; their deliveries in flight end at the same time. Raises as ``put_node``."""
+        with self._one_at_a_time:
+            stopping = [
+                node
+                for host, port, change in changes
+                for node in self._registry.find(host, port)
+                if change.active is False or change.maintenance is True
+            ]
+            gevent.joinall([gevent.spawn(self._fleet.stop_worker, node) for node in stopping])
+            try:
+                return [self.put_node(host, port, change, None, peer) for host, port, change in changes]
+            finally:
+                for node in stopping:  # an earlier one has failed
+                    self._fleet.reconcile(node)
 
     def delete_nodes(self, host: str | None, port: int | None, peer: str) -> int:
         """Delete the nodes that match; returns how many there were."""
@@ -58,7 +92,7 @@ class Changes:
                 )
             self._fleet.refresh()  # clients that wait for these nodes need not wait for what follows
             gevent.joinall([gevent.spawn(self._fleet.leave, node) for node in nodes])
-            self._registry.save()
+            self._fleet.store()
             for node in nodes:
                 self._journal.forget(node.id)
             return len(nodes)
@@ -66,15 +100,138 @@ class Changes:
     def set_position(self, host: str, port: int, position: Position, peer: str) -> Node:
         """Say where a node's data stands. Raises ``NoSuchNode`` and ``PositionConflict``."""
         with self._one_at_a_time:
-            found = self._registry.find(host, port)
-            if not found:
-                raise NoSuchNode(f"there is no node at {host}:{port}")
+            node = self._node(host, port)
             self._checked(position)
-            self._place(found[0], position, peer)
-            self._registry.save()
-            return found[0]
+            self._place(node, position, peer)
+            self._fleet.store()
+            return node
+
+    # -- what is done to a queue; each returns the node and, where there is something to say, a note
+
+    def resume(self, host: str, port: int, peer: str) -> tuple[Node, str]:
+        """Let a held node try again at once. Raises ``NoSuchNode``."""
+        with self._one_at_a_time:
+            node = self._node(host, port)
+            if not node.held:
+                return node, "the node is not held: nothing has changed"
+            log.warning("node %s is to go on at update %d, resumed by %s", node.name, node.position + 1, peer)
+            self._fleet.resume(node)
+            self._note(node, node.position + 1, node.position + 1, "resume", peer)
+            self._fleet.refresh()
+            self._make_durable()
+            self._fleet.store()
+            if not self._fleet.may_deliver(node):
+                return node, f"the node is no longer held, and goes on when it gets updates again ({_state(node)})"
+            return node, ""
+
+    def skip(self, host: str, port: int, sequence: int, peer: str) -> tuple[Node, str]:
+        """This node never gets that update. Raises ``NoSuchNode``, ``NoSuchUpdate``, ``VerbConflict``."""
+        with self._one_at_a_time:
+            node = self._node(host, port)
+            self._check_skip(node, sequence)
+            if self._fleet.skips.have(node, sequence):
+                return node, f"update {sequence} was taken out of the queue before"
+            if sequence > node.position + 1:
+                self._skip(node, sequence, peer)
+                return node, ""
+            self._fleet.stop_worker(node)
+            try:
+                if node.position >= sequence:
+                    raise VerbConflict(f"update {sequence} has just been {self._became(node, sequence)}")
+                node.held = False  # the next one is tried at once; how many were refused in a row is not forgotten
+                self._skip(node, sequence, peer)
+            finally:
+                self._fleet.reconcile(node)
+            return node, ""
+
+    def retry(self, host: str, port: int, sequence: int, peer: str) -> tuple[Node, str]:
+        """Deliver once more what the node refused or skipped, or whose fate on it is unknown.
+
+        Raises ``NoSuchNode``, ``NoSuchUpdate``, ``Pruned``, ``VerbConflict``, ``NotPossibleNow``, ``StillUnknown``.
+        """
+        with self._one_at_a_time:
+            node = self._node(host, port)
+            fate = self._journal.fate(sequence)
+            if fate is None:
+                raise NoSuchUpdate(f"no update has the sequence {sequence}")
+            retries.check(node, fate)
+            if not self._fleet.may_deliver(node):
+                raise VerbConflict(f"the node gets no deliveries ({_state(node)})")
+            self._journal.entry(sequence)
+            asked = self._fleet.retry(node, sequence)
+            log.warning("node %s is given update %d once more, out of order, by %s", node.name, sequence, peer)
+            self._note(node, sequence, sequence, "retry", peer)
+        if not asked.wait(RETRY_WAIT_S) and not asked.ready():
+            return node, f"the retry is under way; GET /updates/{sequence} tells what becomes of it"
+        error = asked.get()
+        if error is not None:
+            raise error
+        return node, ""
+
+    def clear_diverged(self, host: str, port: int, peer: str) -> tuple[Node, str]:
+        """The operator has seen to it that the node has what the others have. Raises ``NoSuchNode``."""
+        with self._one_at_a_time:
+            node = self._node(host, port)
+            was_diverged = node.diverged
+            if not (was_diverged or node.refused):
+                return node, "the node is not diverged: nothing has changed"
+            log.warning("node %s counts as equal to the others again, says %s", node.name, peer)
+            node.diverged, node.refused = False, 0
+            self._fleet.refusals.settle(node)
+            self._note(node, 1, node.position, "clear-diverged", peer)
+            self._fleet.refresh()
+            self._make_durable()
+            self._fleet.store()
+            return node, "" if was_diverged else "the node is not diverged; what it refused is no longer counted"
+
+    def _check_skip(self, node: Node, sequence: int) -> None:
+        fate = self._journal.fate(sequence) if sequence > node.position else None
+        if sequence > self._journal.head:
+            raise NoSuchUpdate(f"no update has the sequence {sequence}")
+        if not node.record.active or node.out_of_sync:
+            raise VerbConflict(f"the node has no queue ({_state(node)})")
+        if sequence <= node.position:
+            raise VerbConflict(f"the node is at {node.position} and done with update {sequence}")
+        if fate is not None and fate.reference is not None and fate.reference >= 500:
+            raise VerbConflict(
+                f"update {sequence} was rejected: its client was told that it failed, so no node gets it"
+            )
+
+    def _skip(self, node: Node, sequence: int, peer: str) -> None:
+        log.warning("node %s is not given update %d, which it lacks from now on, by %s", node.name, sequence, peer)
+        self._fleet.skips.add(node, sequence)  # first, and without a switch since the position was looked at
+        self._journal.record(node.id, sequence, sequence, Outcome.SKIPPED)
+        self._note(node, sequence, sequence, "skip", peer)
+        self._fleet.mark_diverged(node)  # and a client that waits for this node alone is answered
+        self._make_durable()
+        self._fleet.store()
+
+    def _became(self, node: Node, sequence: int) -> str:
+        fate = self._journal.fate(sequence)
+        outcome = fate.outcomes.get(node.id) if fate is not None else None
+        return "applied" if outcome is None else f"done with here: {outcome.value}"
+
+    def _note(self, node: Node, first: int, last: int, verb: str, peer: str) -> None:
+        """Remember with the updates, where there are such, who did what."""
+        self._counters.add(f"operator.{verb}")
+        if first <= last <= self._journal.head:
+            self._journal.note_action(node.id, first, last, verb, peer)
+
+    def _make_durable(self) -> None:
+        try:
+            durable = self._journal.flush(FLUSH_S)
+        except JournalFull:
+            durable = False
+        if not durable:
+            raise NotPossibleNow("it is done, but a crash would forget it: the journal's disk is full or too slow")
 
     # -- steps
+
+    def _node(self, host: str, port: int) -> Node:
+        found = self._registry.find(host, port)
+        if not found:
+            raise NoSuchNode(f"there is no node at {host}:{port}")
+        return found[0]
 
     def _create(self, record: NodeRecord, peer: str) -> Node:
         log.info("node %s: created by %s", record.authority, peer)
@@ -100,7 +257,8 @@ class Changes:
 
     def _deactivate(self, node: Node) -> None:
         node.apply(NodeEvent.DEACTIVATE)
-        node.held = False
+        node.held = node.resend = False
+        node.in_row.clear()
         self._fleet.leave(node)
         node.attempts, node.last_error = 0, ""
         if self._journal.head > node.position:
@@ -142,13 +300,21 @@ class Changes:
             self._fleet.reconcile(node)
             raise
         before, in_sync = node.position, node.record.active and not node.out_of_sync
+        ahead = [
+            each for each in self._journal.outcomes(node.id, max(before, number)) if each.outcome is Outcome.SKIPPED
+        ]
         if number > before and in_sync:
             self._journal.record(node.id, before + 1, number, Outcome.SKIPPED)
         if number < self._journal.head:
             self._journal.record(node.id, number + 1, self._journal.head, None)  # it gets these, maybe again
+        for each in ahead:  # but not what was taken out of its queue
+            self._journal.record(node.id, each.first, each.last, Outcome.SKIPPED)
+        self._note(node, min(before, number) + 1, max(before, number), "position", peer)
         self._fleet.refusals.forget(node)
-        node.held = node.in_doubt = node.out_of_sync = False  # from now on nothing behind the position is pruned
+        node.held = node.in_doubt = node.resend = node.out_of_sync = False  # from now on the rest is not pruned
+        node.in_row.clear()
         self._fleet.set_position(node, number)
+        self._fleet.skips.load(node)
         node.attempts, node.last_error = 0, ""
         node.diverged = in_sync and number > before  # else it is as the operator says; what was refused is settled
         node.refused = 0 if not node.diverged else node.refused
@@ -159,6 +325,10 @@ class Changes:
             raise PositionConflict(f"position {number} has just ceased to be retained")
         self._fleet.behind(node)
         self._fleet.reconcile(node)
+
+
+def _state(node: Node) -> str:
+    return f"it is {'out of sync' if node.out_of_sync else node.state.value}"
 
 
 def _merge(record: NodeRecord, change: NodeChange) -> NodeRecord:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import gevent
@@ -22,8 +23,11 @@ from spawn.delivery.feed import QUEUE_ENTRIES
 from spawn.delivery.freshness import Freshness
 from spawn.delivery.policy import AnswerClass, classify
 from spawn.delivery.refusals import Blame, Refusals
-from spawn.delivery.worker import WINDOW, Worker, WorkerEvents
-from spawn.errors import JournalError, JournalFull, SpawnError
+from spawn.delivery.retries import End
+from spawn.delivery.skips import Skips
+from spawn.delivery.types import NotPossibleNow
+from spawn.delivery.worker import HOLD_AFTER, WINDOW, Worker, WorkerEvents
+from spawn.errors import JournalError, JournalFull, SpawnError, StateError
 from spawn.journal.base import Journal, Published
 from spawn.nodes.health import HealthChecker
 from spawn.nodes.node import Node, NodeEvent, NodeRecord, NodeState
@@ -66,9 +70,11 @@ class Fleet:
         self._cut: set[str] = set()  # nodes whose last worker was stopped in the middle of a delivery
         self.changing = RLock()  # one change of the set of nodes at a time, whoever makes it
         self.refusals = Refusals(self.ids_in_sync, self.present, registry.by_id, self._vindicate, self._on_late_success)
+        self.skips = Skips(journal)
         self._nobody_serves = True
-        self._switching = RLock()  # a node never has two workers, however long one takes to stop
+        self._switching: defaultdict[str, RLock] = defaultdict(RLock)  # a node never has two workers
         self._unsaved = Event()
+        self._said_unsaved = False
         self._saver: gevent.Greenlet[..., None] | None = None
         self._stopping = False
         self.board: ReferenceBoard
@@ -81,20 +87,25 @@ class Fleet:
 
     # -- life
 
-    def start(self, file_nodes: Iterable[NodeConfig], journal_lasts: bool = True) -> None:
+    def start(
+        self, file_nodes: Iterable[NodeConfig], journal_lasts: bool = True, restored: bool = False
+    ) -> None:  # fmt: skip
         """Take up the stored nodes and those that are new in the file. The journal has started.
 
-        ``journal_lasts``: it is the same at the next start, unless somebody takes it away.
+        ``journal_lasts``: it is the same at the next start, unless somebody takes it away. ``restored``: an operator
+        says that journal and nodes come from a backup.
         """
         self.registry.load()
         expected, self.registry.journal = self.registry.journal, self.journal.uuid if journal_lasts else ""
-        if expected and expected != self.registry.journal and self.registry.nodes:
-            self._lose_place()
+        if self.registry.nodes and (restored or (expected and expected != self.registry.journal)):
+            self._lose_place(restored)
         if not journal_lasts:
             self._doubt_memory()
         positions = self.journal.positions()
         for node in self.registry.nodes:
             self._adopt(node, positions.get(node.id))
+            self.skips.load(node)
+            node.in_row = set(range(-HOLD_AFTER + 1, 0)) if node.held else set()
         self.freshness.raise_to(self.journal.head)
         doubtful = {node.id: 0 if node.settled or node.held else WINDOW for node in self.registry.nodes}
         for node in self.registry.nodes:
@@ -114,12 +125,14 @@ class Fleet:
                 log.error("node %s may lack updates that were only in memory when Spawn was killed", node.name)
                 node.diverged = True
 
-    def _lose_place(self) -> None:
+    def _lose_place(self, restored: bool) -> None:
         """The positions are in a journal that is not here. What the nodes had still to get is not known any more."""
-        log.critical(
-            "this is not the journal that the nodes' positions are in: all nodes are out of sync; put the old journal "
-            'back, or say for each node that it is complete (PUT /queues/HOST/PORT {"position": "head"})'
-        )
+        if not restored:  # else the operator knows
+            log.critical(
+                "this is not the journal that the nodes' positions are in: all nodes are out of sync; put the old "
+                "journal back, or say for each node that it is complete "
+                '(PUT /queues/HOST/PORT {"position": "head"})'
+            )
         for node in self.registry.nodes:
             node.out_of_sync = True
 
@@ -199,6 +212,7 @@ class Fleet:
         self.checker.remove(node)
         self.stop_worker(node)
         self.refusals.forget(node)
+        self.skips.forget(node)
         self._targets.pop(node.id, None)
 
     # -- workers
@@ -208,7 +222,7 @@ class Fleet:
 
     def reconcile(self, node: Node, doubtful: int = 0) -> None:
         """Start or stop the node's worker as its state and flags ask; waits for a delivery in flight."""
-        with self._switching:
+        with self._switching[node.id]:
             worker = self._workers.get(node.id)
             if self.may_deliver(node) and worker is None and not self._stopping:
                 self._start_worker(node, doubtful)
@@ -225,24 +239,36 @@ class Fleet:
             self._on_flagged,
             self.checker.poke,
             self._on_given_up,
-            self._on_difference,
+            self.mark_diverged,
             self._on_unconfirmed,
+            self.skips.have,
+            self.refusals.retract,
         )
         worker = self._make_worker(node, events)
         self._workers[node.id] = worker
         worker.start(doubtful)
 
     def stop_worker(self, node: Node) -> None:
-        with self._switching:
+        with self._switching[node.id]:
             worker = self._workers.pop(node.id, None)
             if worker is not None and not worker.stop(IN_FLIGHT_S):
                 self._cut.add(node.id)
                 log.warning("node %s: the delivery in flight was cut after %g s", node.name, IN_FLIGHT_S)
 
     def resume(self, node: Node) -> None:
+        """Lift a hold: the update at hand is sent, again if need be, and its refusals in a row begin anew."""
+        node.held, node.resend = False, True
+        node.in_row.clear()
         worker = self._workers.get(node.id)
         if worker is not None:
-            worker.resume()
+            worker.wake()
+
+    def retry(self, node: Node, sequence: int) -> End:
+        """Have the node's worker deliver once more what it is done with; see ``Retries.ask`` for what it raises."""
+        worker = self._workers.get(node.id)
+        if worker is None:
+            raise NotPossibleNow(f"no deliveries to node {node.name} are under way")
+        return worker.retry(sequence)
 
     # -- events
 
@@ -299,9 +325,10 @@ class Fleet:
         log.error(
             "node %s differs from the others: it gave up update %d, which was applied after all", node.name, sequence
         )
-        self._on_difference(node)
+        self.mark_diverged(node)
 
-    def _on_difference(self, node: Node) -> None:
+    def mark_diverged(self, node: Node) -> None:
+        """Its data surely differs from that of the others."""
         node.diverged = True
         self.refusals.settle(node)
         self._on_flagged(node)
@@ -343,7 +370,7 @@ class Fleet:
             status,
             reference,
         )
-        self._on_difference(node)
+        self.mark_diverged(node)
 
     def behind(self, node: Node) -> None:
         """The node has lost its place or was given another: it catches up before it serves again."""
@@ -401,6 +428,14 @@ class Fleet:
         """Something about a node has to be stored soon."""
         self._unsaved.set()
 
+    def store(self) -> None:
+        """Store what was just changed. Raises ``StateError`` when it holds but is not stored yet: it is tried again."""
+        try:
+            self.registry.save()
+        except StateError as error:
+            self.flag()
+            raise StateError(f"the change holds, but a restart would undo it, since Spawn {error}") from None
+
     def _save_when_needed(self) -> None:
         while True:
             self._unsaved.wait()
@@ -412,9 +447,15 @@ class Fleet:
         try:
             self.registry.save()
         except SpawnError as error:
-            log.critical("the states of the nodes cannot be stored: %s; trying again", error)
+            then = "the next start finds the older ones" if self._stopping else "trying again"
+            if not self._said_unsaved or self._stopping:
+                log.critical("the states of the nodes cannot be stored: %s; %s", error, then)
+            self._said_unsaved = True
             self._unsaved.set()
             return False
+        if self._said_unsaved:
+            log.warning("the states of the nodes are stored again")
+        self._said_unsaved = False
         return True
 
     # -- measures

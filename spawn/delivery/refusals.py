@@ -83,6 +83,13 @@ class Refusals:
             if node is not None and node.position >= sequence:
                 self._differs(node, sequence)
 
+    def retract(self, node: Node, sequence: int) -> None:
+        """The node may have applied what it had given up; whether it still differs is for the operator to say."""
+        self.settle(node)
+        self._by.get(sequence, set()).discard(node.id)
+        if sequence in self._by_all:
+            self._by_all[sequence] -= {node.id}
+
     def settle(self, node: Node) -> None:
         """The node differs for another reason too, or the operator has spoken: its flag is not ours to clear."""
         self._flagged.pop(node.id, None)

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from spawn.delivery.fleet import Fleet
-from spawn.delivery.types import NodeFate, QueueStatus, UpdateFate, UpdateStatus
+from spawn.delivery.types import ActionTaken, NodeFate, QueueStatus, UpdateFate, UpdateStatus
 from spawn.errors import Pruned
 from spawn.journal.base import Fate, Outcome
 from spawn.nodes.node import Node, NodeState
@@ -49,7 +49,9 @@ class Report:
         if fate is None:
             return None
         nodes = tuple(
-            NodeFate(host=node.record.host, port=node.record.port, status=_status(node, fate))
+            NodeFate(
+                host=node.record.host, port=node.record.port, status=_status(node, fate), actions=_actions(node, fate)
+            )
             for node in self._fleet.registry.nodes
         )
         return UpdateFate(
@@ -67,6 +69,14 @@ class Report:
         except Pruned:
             return 0.0
         return round(max(0.0, time.time() - fate.time_s), 3) if fate is not None else 0.0
+
+
+def _actions(node: Node, fate: Fate) -> tuple[ActionTaken, ...]:
+    return tuple(
+        ActionTaken(time=datetime.fromtimestamp(action.time_s, UTC), verb=action.verb, by=action.peer)
+        for action in fate.actions
+        if action.consumer == node.id
+    )
 
 
 def _status(node: Node, fate: Fate) -> UpdateStatus:

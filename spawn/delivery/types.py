@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -31,6 +31,22 @@ class PositionConflict(SpawnError):
     """A node cannot be put at this position; the message says why (not retained, out of range)."""
 
 
+class NoSuchUpdate(SpawnError):
+    """The sequence was never given."""
+
+
+class VerbConflict(SpawnError):
+    """What an operator asks for does not fit how things stand, or was done and failed; the message says why."""
+
+
+class NotPossibleNow(SpawnError):
+    """It may be possible later; the message says what stands in the way."""
+
+
+class StillUnknown(SpawnError):
+    """A node gave no complete answer to an update that an operator had sent again."""
+
+
 class NodeChange(msgspec.Struct, frozen=True, kw_only=True):
     """A partial record: what is unset keeps its value, or takes 0 or false in a new node."""
 
@@ -46,6 +62,13 @@ class PutResult(msgspec.Struct, frozen=True, kw_only=True):
 
     created: bool
     record: NodeRecord
+    note: str = ""
+
+
+class QueueChange(NamedTuple):
+    """What became of an operator's verb on a queue; ``note`` as in ``PutResult``."""
+
+    row: QueueStatus
     note: str = ""
 
 
@@ -66,6 +89,14 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     out_of_sync: bool
 
 
+class BackupMade(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """A copy of the journal, on the machine that Spawn runs on."""
+
+    path: str
+    head: int  # the last update in it
+    size_bytes: int
+
+
 class UpdateStatus(enum.Enum):
     """What became of one update on one node."""
 
@@ -79,10 +110,19 @@ class UpdateStatus(enum.Enum):
     OUT_OF_SYNC = "out-of-sync"
 
 
+class ActionTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator did to an update on one node."""
+
+    time: datetime  # UTC
+    verb: str
+    by: str  # the address it was asked for from
+
+
 class NodeFate(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     status: UpdateStatus
+    actions: tuple[ActionTaken, ...] = ()  # the oldest first
 
 
 class UpdateFate(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,20 +18,19 @@ from dataclasses import dataclass, replace
 import gevent
 from gevent.event import Event
 
-from spawn.config.schema import DeliveryConfig, Timeouts
 from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard
+from spawn.delivery.attempt import Sender, WorkerSettings
 from spawn.delivery.feed import Feed
-from spawn.delivery.outgoing import effective_method, outgoing
-from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify, retry_after_s
+from spawn.delivery.outage import Patience
+from spawn.delivery.outgoing import effective_method
+from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify
 from spawn.delivery.refusals import Blame
-from spawn.errors import AnswerCut, JournalDamaged, JournalError, JournalFull, NotSent, Pruned, Unknown
-from spawn.http11.client import Answer, Client
-from spawn.http11.message import get
-from spawn.http11.outgoing import BodyUnreadable
-from spawn.http11.spool import Spool, SpoolClosed, SpoolFull
+from spawn.delivery.retries import End, Retries
+from spawn.errors import JournalDamaged, JournalError, JournalFull, Pruned
+from spawn.http11.client import Client
 from spawn.journal.base import Entry, Journal, Outcome
-from spawn.nodes.node import Node
+from spawn.nodes.node import Node, NodeState
 
 log = logging.getLogger("spawn.delivery")
 
@@ -39,19 +38,7 @@ WINDOW = 64  # updates beyond the durable position
 IDLE_S = 30.0  # how long a worker sleeps when there is nothing to do and nobody wakes it
 PROBE_S = 30.0  # a held node is tried this often
 HOLD_AFTER = 3  # refusals in a row
-REUSE_IDLE_S = 30.0  # a connection idle for longer is not trusted with an idempotent update
-REUSE_IDLE_STRICT_S = 1.0  # nor for longer than this with any other
-INLINE_ANSWER_S = 1.0  # an answer's body that takes longer is carried beside the worker
 FAULT_PAUSE_S = 5.0  # after an error in Spawn itself
-DRAIN_BYTES = 65_536
-
-
-@dataclass(slots=True)
-class WorkerSettings:
-    """What the workers of all nodes share and a reload may replace."""
-
-    delivery: DeliveryConfig
-    timeouts: Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +51,8 @@ class WorkerEvents:
     gives_up: Callable[[Node, int], Blame]  # on an update that nobody is known to have applied
     differs: Callable[[Node], None]  # the node surely does not have what others have, or the other way round
     flagged: Callable[[Node, int], None]  # the node goes on without an update that others may have applied
+    skips: Callable[[Node, int], bool]  # whether an operator has taken the update out of the node's queue
+    retracts: Callable[[Node, int], None]  # the node has not given the update up after all
 
 
 class Worker:
@@ -79,23 +68,30 @@ class Worker:
     ) -> None:
         self.node = node
         self._journal = journal
-        self._client = client
         self._board = board
         self._settings = settings
         self._events = events
         self._counters = counters
         self._feed = Feed(journal)
         self._backoff = Backoff()
+        self._sender = Sender(node, journal, client, board, settings, counters, self._backoff, events.suspect)
         self._stopping = False
         self._waken = Event()
-        self._resumed = False
-        self._refused: set[int] = set(range(-HOLD_AFTER + 1, 0)) if node.held else set()  # in a row
+        self._retries = Retries(
+            node,
+            journal,
+            board,
+            self._sender,
+            counters,
+            retracts=events.retracts,
+            differs=events.differs,
+            changed=events.changed,
+        )
         self._vindicated = 0
-        self._carrier: gevent.Greenlet[..., None] | None = None
-        self._troubled = False  # a failure was logged, and the success that ends it will be
+        self._postponed = 0  # the update that is kept because of an outage
         self._first = 0
         self._doubt_until = 0
-        self._last_delivery_s = 0.0
+        self._declared = 0
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self, doubtful: int) -> None:
@@ -107,6 +103,7 @@ class Worker:
     def stop(self, deadline_s: float) -> bool:
         """Let the delivery in flight finish, for at most ``deadline_s`` seconds; False when it was cut then."""
         self._stopping = True
+        self._retries.close()
         self.wake()
         if self._greenlet is None:
             return True
@@ -124,16 +121,25 @@ class Worker:
         self._waken.set()
         self._feed.wake()
 
-    def resume(self) -> None:
-        """The operator lets a held node go on, past the update it refuses."""
-        self._resumed = True
-        self.wake()
+    def retry(self, sequence: int) -> End:
+        """Deliver an update once more that the node is done with; see ``Retries.ask``."""
+        end = self._retries.ask(sequence)
+        self._waken.set()
+        self._feed.wake()
+        return end
 
     # -- the loop
 
     def _run(self) -> None:
+        try:
+            self._go_on()
+        finally:
+            self._retries.leave()
+
+    def _go_on(self) -> None:
         while not self._stopping:
             try:
+                self._retries.carry_out()
                 entry = self._next()
                 if entry is not None:
                     self._deliver(entry)
@@ -157,17 +163,23 @@ class Worker:
         beyond = node.position - self._journal.durable_position(node.id)
         if beyond >= WINDOW and not self._journal.wait_durable(node.id, node.position - WINDOW + 1, IDLE_S):
             return None
+        if self._stopping or self._retries:
+            return None
         entry = self._feed.next(node.position, IDLE_S)
-        rate = self._settings.delivery.catch_up_rate
-        if entry is not None and rate > 0 and self._journal.head - node.position > 1:
-            self._pause(self._last_delivery_s + 1 / rate - time.monotonic())
+        if entry is not None and node.state is not NodeState.SERVING:
+            rate = self._settings.delivery.catch_up_rate
+            self._pause(self._settings.pace.wait_s(rate, self._sender.last_sent_s, self._counters))
         return entry
 
     def _deliver(self, entry: Entry) -> None:
         """Try until this update is done with on this node, or the worker is told to stop."""
         trial = Trial(effective_method(entry), self._settings.delivery, repeat=entry.sequence <= self._doubt_until)
+        patience = Patience(trial.limits.attempts_uncertain, time.monotonic())
         self.node.attempts = 0
         while not self._stopping:
+            if self._events.skips(self.node, entry.sequence):
+                self._leave_out(entry)
+                return
             if entry.reference is None and entry.sequence <= self._board.forgotten:
                 entry = replace(entry, reference=self._journal.reference(entry.sequence))
             reference = self._board.reference_of(entry)
@@ -178,12 +190,45 @@ class Worker:
                 self._give_up_with_all(entry)
                 return
             self._waken.clear()  # what wakes the worker during the attempt cuts the pause after it short
-            verdict, wait_s = self._declare(entry, trial) or self._attempt(entry, trial)
+            if self._retries:
+                self._retries.carry_out()
+                continue  # it may have taken long: look anew
+            verdict, wait_s = self._declare(entry, trial) or self._sender.attempt(entry, trial)
+            if self._may_be_outage(entry, trial, patience, verdict):
+                verdict = Verdict.RETRY
             done = self._conclude(entry, verdict)  # before the answer's body: its head has decided
-            self._await_carrier()
+            self._sender.await_carrier()
             if done:
                 return
+            self._take_back(entry)
             self._pause(wait_s if wait_s is not None else self._backoff.next_s())
+
+    def _may_be_outage(self, entry: Entry, trial: Trial, patience: Patience, verdict: Verdict) -> bool:
+        """The tries are used up, but everything seems to be out: then nothing is given up yet."""
+        now_s, limit = time.monotonic(), trial.limits.attempts_uncertain
+        patience.tried(trial.uncertain, now_s)
+        if verdict is not Verdict.REFUSED or trial.uncertain < limit or self.node.held:
+            return False
+        outage_s = self._settings.delivery.outage
+        if self._board.reference_of(entry) is not None or not patience.lasts(self._board.heard_s, outage_s, now_s):
+            return False
+        self._counters.add("delivery.postponed")
+        trial.uncertain = 0
+        if self._postponed != entry.sequence:
+            self._postponed = entry.sequence
+            log.error(
+                "node %s was given update %d %d times in vain (%s), and no node answers anything else: taken for an "
+                "outage of all, so it is tried for up to %g s; DELETE /queues/%s/%d/%d leaves it out",
+                self.node.name,
+                entry.sequence,
+                self.node.attempts,
+                self.node.last_error,
+                outage_s,
+                self.node.record.host,
+                self.node.record.port,
+                entry.sequence,
+            )
+        return True
 
     def _declare(self, entry: Entry, trial: Trial) -> tuple[Verdict, float | None] | None:
         """Where an unknown fate is not simply resolved by sending again, say durably that this is about to be sent.
@@ -193,16 +238,30 @@ class Worker:
         if trial.method in IDEMPOTENT or self._settings.delivery.ambiguous == "resend":
             return None
         if not trial.attempts:
-            if entry.sequence == self._first and self._was_declared(entry):
-                trial.attempts += 1  # so that it is sent when the operator says so
-                return trial.fate_unknown(self.node.healthy), None
-            trial.repeat = False
+            first, self._first = self._first, 0  # from now on a declaration is this worker's own
+            if entry.sequence != first or not self._was_declared(entry):
+                trial.repeat = False
+            else:
+                trial.repeat = self.node.in_doubt = True
+                if not self.node.resend:
+                    trial.attempts += 1  # so that it is sent when the operator says so
+                    return trial.fate_unknown(self.node.healthy), None
         self._journal.record(self.node.id, entry.sequence, entry.sequence, Outcome.UNKNOWN)
         try:
             declared = self._journal.flush(IDLE_S)
         except JournalFull:
             declared = False
-        return None if declared else (Verdict.RETRY, None)
+        if not declared:
+            return Verdict.RETRY, None
+        self.node.resend = False
+        self._declared = entry.sequence
+        return None
+
+    def _take_back(self, entry: Entry) -> None:
+        """It was surely not sent, or got its answer: a restart now must not take the declaration for a doubt."""
+        if self._declared == entry.sequence and not self.node.in_doubt:
+            self._declared = 0
+            self._journal.record(self.node.id, entry.sequence, entry.sequence, None)
 
     def _was_declared(self, entry: Entry) -> bool:
         fate = self._journal.fate(entry.sequence)
@@ -212,6 +271,8 @@ class Worker:
         """Whether the update is done with."""
         if verdict is Verdict.APPLIED:
             self._counters.add("delivery.applied")
+            if self.node.state is not NodeState.SERVING:
+                self._counters.add("delivery.caught-up")
             self._finish(entry, None)
         elif verdict is Verdict.REJECTED:
             self._counters.add("delivery.rejected")
@@ -226,100 +287,20 @@ class Worker:
         elif verdict is Verdict.REFUSED:
             return self._refuse(entry)
         elif verdict is Verdict.HOLD:
-            self._hold(entry, "its fate is unknown and delivery.ambiguous is hold")
-            while not (self._stopping or self._resumed):
+            self._hold(
+                entry,
+                "nobody knows whether it has applied it, and delivery.ambiguous is hold",
+                "sends it again, {skip} leaves it out",
+            )
+            while self.node.held and not self._stopping:
                 self._waken.clear()
-                self._pause(IDLE_S)
-            self._resumed = False
+                self._retries.carry_out()
+                if self.node.held:
+                    self._pause(IDLE_S)
             return False
         else:
             return False
         return True
-
-    # -- one attempt
-
-    def _attempt(self, entry: Entry, trial: Trial) -> tuple[Verdict, float | None]:
-        """Send once. The verdict, and how long to wait when it is to try again (None: the back-off's wait)."""
-        node, settings = self.node, self._settings
-        node.attempts += 1
-        trial.attempts += 1
-        replaced = settings.delivery.set_headers.get(node.name, {})
-        request = outgoing(entry, self._journal.uuid, node.name, replaced)
-        self._last_delivery_s = time.monotonic()
-        idempotent = trial.method in IDEMPOTENT
-        try:
-            answer = self._client.send(
-                node.id,
-                node.record.host,
-                node.record.port,
-                request,
-                progress_timeout_s=settings.timeouts.deliver,
-                max_idle_s=REUSE_IDLE_S if idempotent else REUSE_IDLE_STRICT_S,
-                on_sent=lambda: self._board.sent(entry.sequence),
-            )
-        except BodyUnreadable as error:
-            if error.lost:
-                raise JournalDamaged(str(error)) from None
-            self._trouble(f"cannot be given update {entry.sequence} ({error})")
-            return Verdict.RETRY, None
-        except NotSent as error:
-            self._counters.add("delivery.not-sent")
-            self._trouble(f"cannot be reached ({error})")
-            return Verdict.RETRY, None
-        except Unknown as error:
-            self._counters.add("delivery.unknown")
-            if not error.reused_and_silent:  # a node that restarts drops its idle connections: no reason to doubt it
-                self._trouble(f"gave no answer to update {entry.sequence} ({error})")
-            node.in_doubt = True
-            return trial.fate_unknown(node.healthy), 0.0 if error.reused_and_silent else None
-        return self._judge(entry, trial, answer)
-
-    def _judge(self, entry: Entry, trial: Trial, answer: Answer) -> tuple[Verdict, float | None]:
-        head = answer.head
-        if classify(head.status) is AnswerClass.NOT_NOW:
-            self._carry(answer, None)
-            self._counters.add("delivery.not-now")
-            self._trouble(f"answers {head.status} to update {entry.sequence}")
-            wait_s = retry_after_s(get(head.headers, b"retry-after"), get(head.headers, b"date")) or 0.0
-            return trial.not_now(self.node.healthy), max(wait_s, self._backoff.next_s())
-        verdict = trial.answered(head.status, self._board.reference_of(entry))
-        spool = self._board.offer(self.node.id, entry, head, trial.repeat)
-        try:
-            self._carry(answer, spool)
-            if verdict is Verdict.AWAIT_REFERENCE:
-                verdict = self._compare(entry, trial, head.status)
-        except BaseException:  # stopped amid it: nobody else would take the ballot back
-            self._board.withdraw(self.node.id, entry.sequence)
-            raise
-        if verdict in (Verdict.RETRY, Verdict.REFUSED):
-            self._board.withdraw(self.node.id, entry.sequence)
-            self._counters.add("delivery.disagreed")
-            self._trouble(f"answers {head.status} to update {entry.sequence}, unlike the reference answer")
-        elif head.status < 500:
-            self._recovered()
-        return verdict, None
-
-    def _compare(self, entry: Entry, trial: Trial, status: int) -> Verdict:
-        """What an answer that is not good means, once the others have spoken."""
-        reference = self._board.await_reference(self.node.id, entry, self._settings.timeouts.answer)
-        if reference is None:  # there is nothing to disagree with; perhaps nobody can apply anything now
-            return trial.not_now(self.node.healthy)
-        if reference == status or classify(reference) is classify(status):
-            return Verdict.APPLIED if status < 500 else Verdict.REJECTED
-        return trial.answered(status, reference)
-
-    def _carry(self, answer: Answer, spool: Spool | None) -> None:
-        """Take the answer's body to its spool, or drain it, in a greenlet of its own unless it is here already."""
-        if answer.whole:
-            carry_body(answer, spool)
-        else:
-            self._carrier = gevent.spawn(carry_body, answer, spool)
-
-    def _await_carrier(self) -> None:
-        """Give the body a moment, so that its connection can serve the next update; a slow one is left behind."""
-        carrier, self._carrier = self._carrier, None
-        if carrier is not None:
-            carrier.join(timeout=INLINE_ANSWER_S)
 
     # -- its ends
 
@@ -327,8 +308,9 @@ class Worker:
         node = self.node
         if outcome is not None or self._settings.delivery.ambiguous != "resend":
             self._journal.record(node.id, entry.sequence, entry.sequence, outcome)
-        if outcome is not Outcome.REFUSED:
-            self._refused.clear()
+        if outcome not in (Outcome.REFUSED, Outcome.SKIPPED):
+            node.in_row.clear()
+        node.resend = False
         if node.held:
             node.held = False
             log.info("node %s is no longer held and goes on at update %d", node.name, entry.sequence + 1)
@@ -338,13 +320,21 @@ class Worker:
         node.position = entry.sequence
         self._backoff.reset()
         self._journal.advance(node.id, entry.sequence)
+        if outcome is not None:
+            self._board.look_again(entry.sequence)  # this node will not answer
         self._events.advanced(node)
+
+    def _leave_out(self, entry: Entry) -> None:
+        """An operator has taken it out of the queue; said, recorded and flagged then."""
+        self._counters.add("delivery.skipped")
+        self._finish(entry, Outcome.SKIPPED)
 
     def _pass_over(self, entry: Entry) -> None:
         """Its client was told that it failed: a node that has not seen it never gets it."""
         if self.node.in_doubt:
             self._diverge(f"may have applied update {entry.sequence}, which failed on the others")
         doubtful = self.node.in_doubt or entry.sequence <= self._doubt_until
+        self._counters.add("delivery.passed-over")
         self._finish(entry, Outcome.UNKNOWN if doubtful else None)
 
     def _refuse(self, entry: Entry) -> bool:
@@ -358,20 +348,22 @@ class Worker:
             return True
         if blame is Blame.OPEN:
             self._go_on_without(entry, confirmed)
-            self._refused.discard(entry.sequence)
+            node.in_row.discard(entry.sequence)
             return True
-        if len(self._refused) + 1 >= HOLD_AFTER and not self._resumed:
-            why = f"it takes none of its updates ({node.last_error}); look for an expired credential or a full disk"
-            self._hold(entry, why)
+        if len(node.in_row) + 1 >= HOLD_AFTER:
+            self._hold(
+                entry,
+                f"it takes none of its updates ({node.last_error}); look for an expired credential or a full disk",
+                f"tries it at once (else every {PROBE_S:g} s, until the node takes it), {{skip}} leaves it out",
+            )
             self._pause(PROBE_S)
             return False
-        self._resumed = False
         self._go_on_without(entry, confirmed)
         return True
 
     def _go_on_without(self, entry: Entry, confirmed: bool) -> None:
         node = self.node
-        self._refused.add(entry.sequence)
+        node.in_row.add(entry.sequence)
         node.refused += 1
         self._counters.add("delivery.refused")
         what = f"was given update {entry.sequence} {node.attempts} times in vain ({node.last_error})"
@@ -395,22 +387,25 @@ class Worker:
         """No other node takes that update either: it says nothing about this one. ``by_all``: it is not sent again."""
         if by_all:
             self._vindicated = sequence
-        self._refused.discard(sequence)
+        self.node.in_row.discard(sequence)
         if self.node.held:
             self.wake()
 
-    def _hold(self, entry: Entry, why: str) -> None:
+    def _hold(self, entry: Entry, why: str, remedy: str) -> None:
+        """``remedy``: what resuming does, and ``{skip}``, which takes the update out of the queue."""
         node = self.node
         if node.held:
             return
         node.held = True
+        self._counters.add("delivery.held")
+        queue = f"/queues/{node.record.host}/{node.record.port}"
         log.error(
-            "node %s is held at update %d and gets no reads: %s; it is tried every %g s and goes on by itself, or PUT "
-            '/queues/HOST/PORT {"position": N} lets it go on behind N',
+            "node %s is held at update %d and gets no reads: %s; POST %s/resume %s",
             node.name,
             entry.sequence,
             why,
-            PROBE_S,
+            queue,
+            remedy.format(skip=f"DELETE {queue}/{entry.sequence}"),
         )
         self._events.changed(node)
 
@@ -420,39 +415,6 @@ class Worker:
         log.error("node %s differs from the others: it %s", node.name, why)
         self._events.differs(node)
 
-    def _trouble(self, what: str) -> None:
-        """Say once that the node makes trouble, not at every attempt."""
-        node = self.node
-        node.last_error = what
-        if not self._troubled:
-            self._troubled = True
-            log.warning(
-                "node %s %s; its updates are kept from %d on and tried again", node.name, what, node.position + 1
-            )
-        self._events.suspect(node)
-
-    def _recovered(self) -> None:
-        if self._troubled:
-            self._troubled = False
-            self.node.last_error = ""
-            log.info("node %s takes updates again, at %d", self.node.name, self.node.position + 1)
-
     def _pause(self, seconds: float) -> None:
         if seconds > 0 and not self._stopping:
             self._waken.wait(seconds)
-
-
-def carry_body(answer: Answer, spool: Spool | None) -> None:
-    """Move an answer's body to where its client reads it; nobody else's fate depends on how this ends."""
-    if spool is None:
-        answer.finish(DRAIN_BYTES)
-        return
-    try:
-        with answer:
-            while data := answer.read():
-                spool.write(data)
-        spool.close_write()
-    except (AnswerCut, SpoolFull) as error:
-        spool.fail(str(error))
-    except SpoolClosed:
-        return

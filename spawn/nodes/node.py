@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -92,6 +92,8 @@ class Node:
     last_error: str = ""  # why the last check or delivery failed; empty after a success
     healthy: bool = False  # what the health checker thinks, whatever the state
     in_doubt: bool = False  # the update at hand was sent and its fate is not known
+    resend: bool = False  # an operator wants it sent again, whatever its fate
+    in_row: set[int] = field(default_factory=set)  # updates given up one after the other; the third one holds the node
     settled: bool = False  # the last stop was in order: it has got nothing beyond its position
 
     @property

@@ -7,6 +7,7 @@ repeated. When no node is fresh enough it waits a moment, then takes the freshes
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -73,6 +74,7 @@ class _Read:
             body=None if upload is None else upload.lend(),
         )
         self._tried: set[str] = set()
+        self._patience_s = settings.timeouts.fresh  # what is left of it, over all choices
         self._failure = (503, "no node can serve reads now")
         self._may_go_on = True
 
@@ -92,11 +94,20 @@ class _Read:
 
     def _choose(self) -> _Choice | None:
         choice = self._fresh()
-        if choice is None and not self._tried and self._candidates():
-            choice = self._cluster.freshness.wait_for(self._fresh, self._settings.timeouts.fresh)
-        if choice is not None or self._settings.consistency == "strict":
-            return choice
-        return self._freshest()
+        if choice is None and self._candidates():
+            choice = self._wait()
+        if choice is not None or self._settings.consistency != "strict":
+            return choice or self._freshest()
+        if self._candidates():
+            self._failure = (503, "no node is fresh enough for a read now")
+        return None
+
+    def _wait(self) -> _Choice | None:
+        """A fresh node within what is left of ``timeouts.fresh``."""
+        began_s = time.monotonic()
+        choice = self._cluster.freshness.wait_for(self._fresh, self._patience_s)
+        self._patience_s = max(0.0, self._patience_s - (time.monotonic() - began_s))
+        return choice
 
     def _fresh(self) -> _Choice | None:
         eligible = [
@@ -174,6 +185,7 @@ class _Read:
             self._cluster.counters.add("reads.behind")
             headers.append((b"Spawn-Behind", b"%d" % choice.behind))
         self._cluster.counters.add("reads.served")
+        self._cluster.board.heard(answer.head.status)
         with answer:
             stream(answer, headers, response, self._method)
 

@@ -121,6 +121,7 @@ class Updates:
                 # Told now and forgotten by a crash, the update would be applied after all.
                 response.reply(503, "the update's outcome is unknown: the journal is slow", [sequence])
                 return
+            self._cluster.counters.add("updates.rejected" if reference.rejected else "updates.answered")
             spool.wait_ready(READY_BYTES, READY_S)
             if not reference.rejected:
                 self._cluster.freshness.raise_to(reference.sequence)

@@ -53,6 +53,7 @@ class TestRouting:
             ("/nodes/a/1", {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}),
             ("/queues", {"GET", "HEAD", "OPTIONS"}),
             ("/queues/a/1", {"GET", "HEAD", "PUT", "OPTIONS"}),
+            ("/queues/a/1/2", {"DELETE", "OPTIONS"}),
             ("/info", {"GET", "HEAD", "OPTIONS"}),
             ("/list", {"GET", "HEAD", "OPTIONS"}),
         ],
@@ -258,7 +259,7 @@ class TestList:
     def test_every_listed_route_exists(self, api: Api) -> None:
         for method, path in re.findall(r"^([A-Z]+) +(/\S+)", api("GET", "/list").body.decode(), re.M):
             concrete = path.replace(":host", "node1.myapp.com").replace(":port", "7017").replace(":sequence", "4")
-            assert api(method, concrete, {} if method == "PUT" else None).status in (200, 202, 400, 404)
-            assert method in api("POST", concrete).headers["allow"].upper()
+            assert api(method, concrete, {} if method == "PUT" else None).status in (200, 201, 202, 400, 404, 409)
+            assert method in api("BREW", concrete).headers["allow"].upper()
             if method == "DELETE":
                 api("PUT", "/nodes", [{"host": "node1.myapp.com", "port": 7017}])

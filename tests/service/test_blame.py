@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 from gevent import socket
+from gevent.event import Event
 
 from spawn.delivery import fleet, policy, worker
 from spawn.nodes.node import NodeState
@@ -32,6 +36,22 @@ def poisoned(status: int) -> list[AppNode]:
     return nodes
 
 
+@contextlib.contextmanager
+def readers(cluster: Cluster) -> Iterator[None]:
+    """Clients that read all the time: their answers tell one bad update from an outage."""
+
+    def read() -> None:
+        while True:
+            cluster.get()
+            gevent.sleep(0.005)
+
+    greenlet = cluster.background(read)
+    try:
+        yield
+    finally:
+        greenlet.kill()
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_updates_that_no_node_takes_put_no_node_on_hold(tmp_path: Path, status: int) -> None:
     nodes = poisoned(status)
@@ -40,11 +60,51 @@ def test_updates_that_no_node_takes_put_no_node_on_hold(tmp_path: Path, status: 
         for _ in range(4):
             assert cluster.post(target="/poison").status == 202
         assert cluster.post().status in (200, 202)
-        cluster.until_applied(5)
+        with readers(cluster):
+            cluster.until_applied(5)
         cluster.until_serving(*nodes)
+        assert cluster.service.counters.value("delivery.refused-by-all") == 4
         assert not any(cluster.live(node).held or cluster.live(node).diverged for node in nodes)
         assert [cluster.status_on(1, node) for node in nodes] == ["refused", "refused"]
         assert cluster.get().status == 200
+
+
+def down_behind_a_proxy(seen: Seen) -> Reply:
+    """A proxy whose application is away; its own health page goes on being served."""
+    return Reply(502, b"bad gateway")
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_an_outage_behind_health_checks_that_pass_costs_nothing_acknowledged(tmp_path: Path, attempts: int) -> None:
+    nodes = two()
+    delivery = {"attempts_uncertain": attempts}
+    with Cluster(tmp_path, nodes, delivery=delivery, timeouts={"answer": 0.05, "fresh": 0.05}) as cluster:
+        for node in nodes:
+            node.answers = down_behind_a_proxy
+        for _ in range(4):
+            assert cluster.post().status == 202
+        with readers(cluster):
+            until(lambda: all(len(node.updates) > 12 for node in nodes), "many times the tries that an update has")
+        assert [cluster.live(node).position for node in nodes] == [0, 0]
+        for node in nodes:
+            node.answers = None
+        cluster.until_applied(4)
+        assert [node.applied for node in nodes] == [[1, 2, 3, 4]] * 2
+        assert not any(cluster.live(node).diverged or cluster.live(node).refused for node in nodes)
+        assert cluster.service.counters.value("delivery.postponed") > 0
+
+
+def test_even_what_looks_like_an_outage_has_an_end(tmp_path: Path) -> None:
+    """Nobody reads, so nothing tells the one from the other."""
+    nodes = poisoned(502)
+    delivery = {"attempts_uncertain": 2, "outage": 0.3}
+    with Cluster(tmp_path, nodes, delivery=delivery, timeouts={"answer": 0.05}) as cluster:
+        assert cluster.post(target="/poison").status == 202
+        assert cluster.post().status in (200, 202)
+        cluster.until_applied(2)
+        assert [cluster.status_on(1, node) for node in nodes] == ["refused", "refused"]
+        assert cluster.service.counters.value("delivery.postponed") > 0
+        assert not any(cluster.live(node).diverged for node in nodes)
 
 
 def test_an_outage_of_everybody_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
@@ -96,7 +156,8 @@ def test_reads_go_to_a_held_node_rather_than_to_nobody(tmp_path: Path) -> None:
         node.answers = lambda seen: Reply(503 if seen.sequence else 200, b"old")
         for _ in range(3):
             assert cluster.post().status == 202
-        until(lambda: cluster.live(node).held, "it is held")
+        with readers(cluster):
+            until(lambda: cluster.live(node).held, "it is held")
         assert cluster.get().body == b"old"
 
 
@@ -109,7 +170,8 @@ def test_a_node_that_is_away_does_not_make_the_others_be_held(tmp_path: Path) ->
         for _ in range(4):
             assert cluster.post(target="/poison").status == 202
         assert cluster.post().status in (200, 202)
-        cluster.until_applied(5, *nodes)
+        with readers(cluster):
+            cluster.until_applied(5, *nodes)
         until(lambda: not any(cluster.live(node).held for node in nodes), "nobody is held")
 
 
@@ -127,6 +189,48 @@ def test_an_announcement_gives_nobody_up(tmp_path: Path) -> None:
             client.settimeout(10)
             assert client.recv(100).startswith(b"HTTP/1.1 100")  # it may well fit, and nothing was done for it
         assert not cluster.live(nodes[1]).out_of_sync
+
+
+def test_an_expired_credential_does_not_turn_down_what_was_accepted(tmp_path: Path) -> None:
+    """Nobody serves, and the node that is quick to say 401 is not the one to believe, however slow the others are."""
+    nodes = two()
+    with Cluster(tmp_path, nodes, timeouts={"agree": 0.01}, delivery={"attempts_uncertain": 1_000}) as cluster:
+        for node in nodes:
+            cluster.change(node, maintenance=True)
+        for _ in range(5):
+            assert cluster.post().status == 202
+        nodes[0].answers = unauthorised
+        gate = Event()
+        nodes[1].answers = lambda seen: Reply(200, b"", gate=gate if seen.sequence else None)
+        for node in reversed(nodes):
+            cluster.change(node, maintenance=False)
+            cluster.until_state(node, NodeState.CATCHING_UP)
+        until(lambda: len(nodes[0].updates) > 3, "a turns the first one down, again and again")
+        gate.set()
+        cluster.until_applied(5, nodes[1])
+        assert [cluster.fate(sequence)["reference"] for sequence in range(1, 6)] == [200] * 5
+        assert not cluster.live(nodes[1]).diverged
+        until(lambda: cluster.live(nodes[0]).held, "a is held")
+        nodes[0].answers = None
+        cluster.until_applied(5)
+        assert nodes[0].applied == [3, 4, 5]
+
+
+def test_the_only_node_that_is_there_speaks_for_all(tmp_path: Path) -> None:
+    """Strangers who are turned away during an outage must not stop the node that survived it."""
+    nodes = two()
+    with Cluster(tmp_path, nodes, timeouts={"agree": 0.01}) as cluster:
+        for node in nodes:
+            node.go_away()
+        for node in nodes:
+            cluster.until_state(node, NodeState.DOWN)
+        for _ in range(5):
+            assert cluster.post().status == 202
+        nodes[0].answers = unauthorised
+        nodes[0].come()
+        cluster.until_applied(5, nodes[0])
+        assert cluster.fate(5)["reference"] == 401
+        assert not cluster.live(nodes[0]).held
 
 
 def test_one_lost_session_does_not_speak_for_all_while_nobody_serves(tmp_path: Path) -> None:

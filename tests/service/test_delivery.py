@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from spawn.delivery import feed, fleet, policy, worker
+from spawn.delivery import attempt, feed, fleet, policy, worker
 from spawn.delivery.outgoing import outgoing
 from spawn.nodes.node import NodeState
 from tests.support.inprocess import Cluster, fetch, until
@@ -390,16 +390,17 @@ def test_a_node_that_catches_up_is_compared_with_the_reference(tmp_path: Path, q
         assert [cluster.status_on(sequence, nodes[1]) for sequence in (1, 2)] == ["applied", "refused"]
 
 
-def test_after_a_crash_a_4xx_may_be_the_echo_of_a_first_delivery(tmp_path: Path, quick: None) -> None:
+def test_after_a_crash_a_4xx_may_be_the_echo_of_a_first_delivery(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nodes = pair()
     with Cluster(tmp_path, nodes) as cluster:
         nodes[1].go_away()
         cluster.until_state(nodes[1], NodeState.DOWN)
         post_many(cluster, 2)
-        cluster.service.stop(2.0)
-        stored = Path(cluster.state_dir) / "nodes.json"
-        stored.write_text(stored.read_text().replace('"settled": true', '"settled": false'))  # as a crash leaves it
-        cluster.restart()
+        with monkeypatch.context() as as_after_a_crash:
+            as_after_a_crash.setattr(fleet.Fleet, "_settle", lambda self: None)
+            cluster.restart()
         nodes[1].answers = lambda seen: Reply(409 if seen.sequence else 200)
         nodes[1].come()
         cluster.until_applied(2)
@@ -550,7 +551,7 @@ def test_an_error_in_spawn_does_not_end_a_nodes_deliveries(
                 raise faults.pop()
             return whole(*args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(worker, "outgoing", faulty)
+        monkeypatch.setattr(attempt, "outgoing", faulty)
         assert cluster.post().status == 200
         assert cluster.post().status == 200
         assert node.applied == [1, 2]

@@ -116,6 +116,21 @@ def test_a_nodes_own_headers_are_set_in_checks(tmp_path: Path) -> None:
     assert "health check" in second["user-agent"]
 
 
+def test_checks_are_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spreads: set[tuple[float, float]] = set()
+
+    def shortest(least: float, most: float) -> float:
+        spreads.add((round(least, 3), round(most, 3)))
+        return least
+
+    monkeypatch.setattr("spawn.nodes.health.random.uniform", shortest)
+    node = AppNode()
+    with Cluster(tmp_path, [node], health_check={"seconds": 0.05}):
+        before = node.checks
+        until(lambda: node.checks > before + 3, "it is checked again and again")
+    assert spreads == {(0.9, 1.1)}
+
+
 def test_a_deleted_node_is_no_longer_asked(tmp_path: Path) -> None:
     nodes = [AppNode("a"), AppNode("b")]
     with Cluster(tmp_path, nodes, health_check={"seconds": 0.02}) as cluster:

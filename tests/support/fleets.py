@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from spawn.config.schema import NodeConfig
+from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard
 from spawn.delivery.changes import Changes
 from spawn.delivery.fleet import Fleet
@@ -83,7 +84,7 @@ class FleetUnderTest:
         )
         self.fleet.attach(self.board, cast(HealthChecker, self.checker))
         self.journal.start(self.fleet.publish, lambda reason: None)
-        self.changes = Changes(self.fleet)
+        self.changes = Changes(self.fleet, Counters())
         self.fleet.start([NodeConfig(host="h", port=port) for port in ports], journal_lasts=lasts)
         for node in self.registry.nodes:
             self.pass_check(node)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
-from spawn.delivery.types import NodeConflict, NoSuchNode, PositionConflict
-from spawn.errors import Pruned
+from spawn.delivery import fleet as fleet_module
+from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, NotPossibleNow, PositionConflict
+from spawn.errors import Pruned, StateError
 from spawn.nodes.node import NodeEvent, NodeState
 from spawn.nodes.registry import Registry
 from tests.support.fleets import FleetUnderTest
+from tests.support.journals import until
 
 
 @pytest.fixture
@@ -212,6 +215,55 @@ def test_a_journal_that_was_lost_or_replaced_puts_every_node_out_of_sync(tmp_pat
     other.close()
 
 
+@pytest.mark.parametrize("verb", ["resume", "skip", "clear"])
+def test_what_is_done_to_a_queue_is_on_the_disk_before_its_answer(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    made.append(2)
+    made.node(1).held = made.node(1).diverged = True
+    verbs = {
+        "resume": lambda: made.changes.resume("h", 1, "test"),
+        "skip": lambda: made.changes.skip("h", 1, 2, "test"),
+        "clear": lambda: made.changes.clear_diverged("h", 1, "test"),
+    }
+    monkeypatch.setattr(made.journal, "flush", lambda timeout_s: False)
+    with pytest.raises(NotPossibleNow, match="a crash would forget it"):
+        verbs[verb]()
+    assert made.worker(1) is not None
+
+
+def test_an_update_at_hand_is_left_out_by_the_next_worker(made: FleetUnderTest) -> None:
+    made.append(2)
+    before = made.worker(1)
+    assert before is not None
+    assert before.events.skips(made.node(1), 1) is False
+    made.changes.skip("h", 1, 1, "test")
+    after = made.worker(1)
+    assert before.stopped
+    assert after not in (None, before)
+    assert after is not None
+    assert [after.events.skips(made.node(1), sequence) for sequence in (1, 2)] == [True, False]
+    assert made.outcomes(1) == {1: "skipped"}
+    assert made.node(1).diverged
+
+
+def test_a_failure_amid_many_changes_leaves_no_node_without_a_worker(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their workers are stopped together, before the first one is changed."""
+
+    def full(*args: object) -> None:
+        raise StateError("no space left")
+
+    monkeypatch.setattr(made.fleet, "store", full)
+    change = NodeChange(maintenance=True)
+    with pytest.raises(StateError):
+        made.changes.put_nodes([("h", 1, change), ("h", 2, change)], "test")
+    assert made.worker(1) is None
+    assert made.worker(2) is not None
+    monkeypatch.undo()
+
+
 def test_nodes_serve_once_they_have_caught_up(made: FleetUnderTest) -> None:
     node = made.node(1)
     made.fleet.on_health(node, NodeEvent.FAIL)
@@ -223,3 +275,24 @@ def test_nodes_serve_once_they_have_caught_up(made: FleetUnderTest) -> None:
     assert node.state is NodeState.CATCHING_UP
     made.deliver(1, 3)
     assert made.node(1).state is NodeState.SERVING
+
+
+def test_a_change_that_cannot_be_stored_holds_is_said_and_is_stored_later(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a disk that takes no file
+    monkeypatch.setattr(fleet_module, "SAVE_RETRY_S", 0.01)
+    in_the_way = Path(made.store.path + ".new")
+    in_the_way.mkdir()
+    # When a node is changed, then whoever asked is told that it is not stored, and so is the operator, once
+    with pytest.raises(StateError, match="a restart would undo it"):
+        made.put(1, maintenance=True)
+    assert made.node(1).state is NodeState.MAINTENANCE
+    gevent.sleep(0.2)
+    assert len([line for line in caplog.messages if "cannot be stored" in line]) == 1
+    # And it is stored as soon as that is possible
+    in_the_way.rmdir()
+    until(lambda: "stored again" in caplog.text, "it is stored")
+    again = Registry(made.store)
+    again.load()
+    assert again.find("h", 1)[0].record.maintenance
