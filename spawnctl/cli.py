@@ -51,7 +51,7 @@ def _dispatch(line: CommandLine) -> int:
     if line.command:
         return control.run(line, Machine())
     foreground.hold_later_signals()
-    plan = Plan.make(load(line.config, line.overrides), line.overrides)
+    plan = Plan.make(load(line.config, line.overrides), line.overrides, line.restored)
     return rehearsal.run(plan) if line.test else foreground.serve(plan)
 
 

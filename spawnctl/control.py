@@ -6,6 +6,7 @@ Spawn is its own daemon; the SysV script calls these commands, not the other way
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,11 @@ SERVICE_SEARCH = ("/etc/spawn/spawn.conf",)  # an installed service has no worki
 READY_TIMEOUT_S = 60.0
 STOP_MARGIN_S = 15.0  # for what comes after timeouts.shutdown
 MAX_STOP_S = 120.0  # where the configuration of the running service is not known
+RESTORED_BY_HAND = (
+    "systemd starts the service with the options of 'install' only: start it by hand this once, with "
+    "'runuser -u {user} -- {python} -P -m spawnctl --restored' and those options, end it with Ctrl-C when it serves, "
+    "then 'spawnctl start'"
+)
 RUNNING, STOPPED, UNKNOWN = 0, 3, 4  # the LSB's exit codes of status
 
 
@@ -56,7 +62,7 @@ def _carry_out(line: CommandLine, machine: Machine) -> None:
         case "remove":
             unit.remove(machine, lambda: _stop_if_running(machine))
         case "start":
-            _start(machine)
+            _start(machine, line.restored)
         case "stop":
             _stop(machine)
 
@@ -83,13 +89,15 @@ def _install(machine: Machine, line: CommandLine) -> None:
     unit.install(machine, line.as_options())
 
 
-def _start(machine: Machine) -> None:
+def _start(machine: Machine, restored: bool) -> None:
     installed = machine.installed()
     if installed is Init.SYSTEMD:
+        if restored:
+            raise UnitError(RESTORED_BY_HAND.format(user=unit.USER, python=machine.python))
         return unit.start_systemd(machine)
     if installed is Init.SYSV:
         machine.need_root()
-    plan = _plan(machine)
+    plan = dataclasses.replace(_plan(machine), restored=restored)
     pid_file = _pid_file(machine, plan.state_dir)
     with suppress(OSError):  # the service says what is wrong with it
         plan.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a pid file in it makes it less private

@@ -39,9 +39,10 @@ class Plan:
     state_dir: Path
     overrides: Mapping[str, object]
     warnings: tuple[str, ...] = ()
+    restored: bool = False  # the state comes from a backup
 
     @classmethod
-    def make(cls, loaded: LoadedConfig, overrides: Mapping[str, object]) -> Plan:
+    def make(cls, loaded: LoadedConfig, overrides: Mapping[str, object], restored: bool = False) -> Plan:
         """Find the place of the state where the configuration names none, and make paths that were typed absolute.
 
         :raises StartError: there is no place for the state.
@@ -50,7 +51,7 @@ class Plan:
         typed = {"state-dir": config.state_dir, "log.file": config.log.file}  # as the loader resolved them
         absolute = {key: typed.get(key, value) for key, value in overrides.items()}
         state_dir = Path(default_state_dir(config, os.geteuid(), os.environ))
-        return cls(config, loaded.path, state_dir, absolute, loaded.warnings)
+        return cls(config, loaded.path, state_dir, absolute, loaded.warnings, restored)
 
     def logging_to(self, file: Path) -> Plan:
         """The same with another log file."""
@@ -162,7 +163,11 @@ def _stoppable(plan: Plan) -> Iterator[tuple[Service, Callable[[], None]]]:
         from spawn.service import Service
 
         service = Service(
-            plan.config, state_dir=str(plan.state_dir), config_path=plan.config_path, overrides=plan.overrides
+            plan.config,
+            state_dir=str(plan.state_dir),
+            config_path=plan.config_path,
+            overrides=plan.overrides,
+            restored=plan.restored,
         )
         caller = gevent.getcurrent()
 

@@ -25,6 +25,8 @@ Usage:
   spawnctl (remove | start | stop | status)
   spawnctl check [options]
   spawnctl [options]
+  spawnctl --restored [options]
+  spawnctl start --restored
   spawnctl -h | --help
   spawnctl -v | --version
 
@@ -54,6 +56,8 @@ Options:
   --state-dir=PATH       Directory of the journal and the nodes' positions
   --log-level=LEVEL      debug, info, warning, error or critical
   --log-file=PATH        Log to this file instead of the terminal
+  --restored             The state directory comes from a backup: this start
+                         makes it a journal of its own, all nodes out of sync
 
 Without a command the service runs in the foreground. Options override the config
 file; those given to "install" become the command line of the service.
@@ -65,8 +69,8 @@ BARE_COMMANDS = ("remove", "start", "stop", "status")  # those that take no opti
 
 # flag → the key of the configuration that it overrides
 OVERRIDES = dict(CONFIG_FLAGS)
-SWITCHES = ("--help", "--version", "--test", "--round-robin", "--by-priority")
-FLAGS = ("--help", "--version", "--test", "--config", *OVERRIDES)
+SWITCHES = ("--help", "--version", "--test", "--round-robin", "--by-priority", "--restored")
+FLAGS = ("--help", "--version", "--test", "--config", *OVERRIDES, "--restored")
 PATH_KEYS = ("state-dir", "log.file")
 SHORT = {"h": "--help", "v": "--version", "t": "--test"}
 
@@ -83,6 +87,7 @@ class CommandLine:
     test: bool
     config: str | None
     overrides: dict[str, object]
+    restored: bool = False
 
     def as_options(self) -> list[str]:
         """Spell the options out again, one word each, for the command line of an installed service."""
@@ -112,10 +117,13 @@ def parse(argv: Sequence[str], version: str) -> CommandLine:
     command = next((name for name in COMMANDS if found[name]), "")
     if found["--test"] and command:
         raise UsageError(f"-t is for running in the foreground, it does not go with '{command}'")
+    if found["--restored"] and found["--test"]:
+        raise UsageError("--restored does not go with -t: test mode begins with an empty state")
     empty = next((flag for flag, key in OVERRIDES.items() if key in PATH_KEYS and found[flag] == ""), None)
     if empty:  # in the file that means the default; here it is a shell variable that is not set
         raise UsageError(f"{empty} needs a path, not nothing")
-    return CommandLine(command, bool(found["--test"]), found["--config"], _overrides(found))
+    overrides, restored = _overrides(found), bool(found["--restored"])
+    return CommandLine(command, bool(found["--test"]), found["--config"], overrides, restored)
 
 
 def _overrides(found: dict[str, Any]) -> dict[str, object]:
@@ -133,6 +141,10 @@ def explain(argv: Sequence[str]) -> str:
             return f"unknown command '{word}'{_nearest(word, COMMANDS)}"
     if len(words) > 1:
         return f"one command at a time, not {' and '.join(words)}"
+    if words and "--restored" in flags:
+        if words == ["start"]:
+            return "'start' takes no option but --restored (the others are given to 'install')"
+        return f"--restored is for one start, it does not go with '{words[0]}'"
     if words and words[0] in BARE_COMMANDS and flags:
         return f"'{words[0]}' takes no options (those of the service are given to 'install')"
     twice = next((flag for flag in flags if flags.count(flag) > 1), None)

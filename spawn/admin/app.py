@@ -14,17 +14,26 @@ from typing import Any
 import falcon
 
 from spawn.admin.backend import AdminBackend
+from spawn.admin.backup import Backups
 from spawn.admin.guard import Guard
 from spawn.admin.info import CountersPage, Health, Info
 from spawn.admin.listing import Page, pages
 from spawn.admin.nodes import HostNodes, Nodes, OneNode
 from spawn.admin.openapi import Document, document
-from spawn.admin.queues import HostQueues, OneQueue, Queues
+from spawn.admin.queues import ClearDiverged, HostQueues, OneQueue, QueuedUpdate, Queues, Resume, Retry
 from spawn.admin.rendering import Failure, no_records, reply_bare, reply_failure, shown
 from spawn.admin.settings import AdminSettings
 from spawn.admin.updates import OneUpdate
-from spawn.delivery.types import NodeConflict, NoSuchNode, PositionConflict
-from spawn.errors import Pruned, SpawnError
+from spawn.delivery.types import (
+    NodeConflict,
+    NoSuchNode,
+    NoSuchUpdate,
+    NotPossibleNow,
+    PositionConflict,
+    StillUnknown,
+    VerbConflict,
+)
+from spawn.errors import NoBackup, Pruned, SpawnError
 
 Environ = dict[str, Any]
 App = falcon.App[falcon.Request, falcon.Response]
@@ -59,7 +68,12 @@ def _add_routes(app: App, backend: AdminBackend, settings: AdminSettings) -> Non
     app.add_route("/queues", Queues(backend))
     app.add_route("/queues/{host}", HostQueues(backend))
     app.add_route("/queues/{host}/{port}", OneQueue(backend))
+    app.add_route("/queues/{host}/{port}/resume", Resume(backend))
+    app.add_route("/queues/{host}/{port}/clear-diverged", ClearDiverged(backend))
+    app.add_route("/queues/{host}/{port}/{sequence}", QueuedUpdate(backend))
+    app.add_route("/queues/{host}/{port}/{sequence}/retry", Retry(backend))
     app.add_route("/updates/{sequence}", OneUpdate(backend))
+    app.add_route("/journal/backup", Backups(backend))
     app.add_route("/counters", CountersPage(backend))
     app.add_route("/health", Health(backend))
     app.add_route("/info", Info(settings))
@@ -84,6 +98,14 @@ def _on_spawn_error(req: falcon.Request, resp: falcon.Response, error: SpawnErro
     match error:
         case NoSuchNode():
             failure = no_records()
+        case NoSuchUpdate():
+            failure = Failure(404, "Update not found", str(error))
+        case VerbConflict() | NoBackup():
+            failure = Failure(409, "It could not be done", str(error))
+        case NotPossibleNow():
+            failure = Failure(503, "Not possible at the moment", str(error))
+        case StillUnknown():
+            failure = Failure(504, "The node gave no answer", str(error))
         case NodeConflict():
             failure = Failure(409, "The node could not be moved", str(error))
         case PositionConflict():

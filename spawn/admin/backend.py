@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from spawn.delivery.types import NodeChange, Position, PutResult, QueueStatus, UpdateFate
+from spawn.delivery.types import BackupMade, NodeChange, Position, PutResult, QueueChange, QueueStatus, UpdateFate
 from spawn.nodes.node import NodeRecord
 
 
@@ -26,6 +26,9 @@ class AdminBackend(Protocol):
         ``PositionConflict`` for a position that the node cannot be put at; nothing has changed then.
         """
 
+    def put_nodes(self, changes: Sequence[tuple[str, int, NodeChange]], peer: str) -> Sequence[PutResult]:
+        """As many ``put_node``s, without moves and positions; what they wait for, they wait for together."""
+
     def delete_nodes(self, host: str | None, port: int | None, peer: str) -> int:
         """Remove all matching nodes, durable on return; how many there were."""
 
@@ -34,6 +37,28 @@ class AdminBackend(Protocol):
 
     def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueStatus:
         """Put a node at a position, durable on return. Raises ``NoSuchNode`` and ``PositionConflict``."""
+
+    def resume(self, host: str, port: int, peer: str) -> QueueChange:
+        """Let a held node go on, durable on return. Raises ``NoSuchNode``."""
+
+    def skip(self, host: str, port: int, sequence: int, peer: str) -> QueueChange:
+        """Take an update out of a node's queue for good, durable on return.
+
+        Raises ``NoSuchNode``, ``NoSuchUpdate``, and ``VerbConflict`` when the node is done with it, or has no queue.
+        """
+
+    def retry(self, host: str, port: int, sequence: int, peer: str) -> QueueChange:
+        """Deliver once more what a node refused or skipped, or whose fate on it is unknown.
+
+        Raises ``NoSuchNode``, ``NoSuchUpdate``, ``Pruned``, ``VerbConflict`` (also when the node refused it again),
+        ``NotPossibleNow`` and ``StillUnknown``.
+        """
+
+    def clear_diverged(self, host: str, port: int, peer: str) -> QueueChange:
+        """A node counts as equal to the others again, durable on return. Raises ``NoSuchNode``."""
+
+    def backup(self, peer: str) -> BackupMade:
+        """Copy the journal; may take long. Raises ``VerbConflict`` and ``JournalError``."""
 
     def head(self) -> int:
         """The journal's last sequence."""

@@ -6,6 +6,7 @@ all of them, so that a fault in the last one changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import falcon
@@ -65,8 +66,7 @@ class Nodes(Readable):
         keys = {(host_key(host), port) for host, port, _ in checked}
         if len(keys) < len(checked):
             raise unrecognised("Two records name the same node")
-        peer = peer_of(req)
-        done = [self._backend.put_node(host, port, change, None, peer) for host, port, change in checked]
+        done = self._backend.put_nodes(checked, peer_of(req))
         notes = [f"{result.record.authority}: {result.note}" for result in done if result.note]
         reply_put(req, resp, done, 202, "; ".join(notes))
 
@@ -138,7 +138,7 @@ def remove(
     reply(req, resp, 200, {"success": True})
 
 
-def reply_put(req: falcon.Request, resp: falcon.Response, done: list[PutResult], status: int, note: str) -> None:
+def reply_put(req: falcon.Request, resp: falcon.Response, done: Sequence[PutResult], status: int, note: str) -> None:
     """The success shape, with ``info`` in it when there is something to say (a node is out of sync, say)."""
     more = {"info": note} if note else {}
     reply_results(req, resp, [result.record for result in done], status, **more)

@@ -17,7 +17,7 @@ from spawn.admin.queues import PositionChange
 from spawn.admin.rendering import reply_bare
 from spawn.admin.resource import Readable
 from spawn.admin.settings import AdminSettings
-from spawn.delivery.types import QueueStatus, UpdateFate
+from spawn.delivery.types import BackupMade, QueueStatus, UpdateFate
 from spawn.nodes.node import NodeRecord
 
 Json = dict[str, Any]
@@ -41,16 +41,17 @@ HOST: Json = {
 }
 PORT: Json = {"type": "integer", "minimum": 1, "maximum": 65_535}
 
-_STRUCTS = (NodeRecord, NodeItem, NodeBody, QueueStatus, PositionChange, UpdateFate)
+_STRUCTS = (NodeRecord, NodeItem, NodeBody, QueueStatus, PositionChange, UpdateFate, BackupMade)
 _REASONS = {
     400: "Bad parameter or body",
     403: "Host or Origin is not configured",
     404: "Nothing matches",
-    409: "Conflict with another node, or a position that is not retained",
-    410: "The update's record is no longer retained",
+    409: "Conflict with another node, a position that is not retained, or nothing that can be done to this update",
+    410: "The update, or its record, is no longer retained",
     413: "The body is larger than 1 MiB",
     415: "The body is not JSON",
     503: "Not possible at the moment",
+    504: "The node gave no complete answer",
     508: "The request came through Spawn's own proxy: a node leads back here",
 }
 
@@ -106,6 +107,23 @@ def _paths() -> Json:
             "get": _operation("One queue", {200: queues}, 400, 404),
             "put": _operation("Set a node's position", {202: queues}, 400, 404, 409, body=_ref("PositionChange")),
         },
+        "/queues/{host}/{port}/resume": {
+            "parameters": node,
+            "post": _operation("Let a held node go on", {202: queues}, 400, 404),
+        },
+        "/queues/{host}/{port}/clear-diverged": {
+            "parameters": node,
+            "post": _operation("A node is as the others again", {202: queues}, 400, 404),
+        },
+        "/queues/{host}/{port}/{sequence}": {
+            "parameters": (*node, *sequence),
+            "delete": _operation("Take an update out of a node's queue", {202: queues}, 400, 404, 409),
+        },
+        "/queues/{host}/{port}/{sequence}/retry": {
+            "parameters": (*node, *sequence),
+            "post": _operation("Deliver an update to a node once more", {202: queues}, 400, 404, 409, 410, 504),
+        },
+        "/journal/backup": {"post": _operation("Copy the journal", {201: _ref("Backups")}, 400, 409)},
         "/updates/{sequence}": {
             "parameters": sequence,
             "get": _operation("What became of an update", {200: _ref("Updates")}, 400, 404, 410),
@@ -153,7 +171,8 @@ def _schemas() -> Json:
     return {
         **schemas,
         "Nodes": _envelope(_results("NodeRecord", info=info)),
-        "Queues": _envelope(_results("QueueStatus", head={"type": "integer", "minimum": 0})),
+        "Queues": _envelope(_results("QueueStatus", head={"type": "integer", "minimum": 0}, info=info)),
+        "Backups": _envelope(_results("BackupMade")),
         "Updates": _envelope(_results("UpdateFate")),
         "Counters": _envelope(_results("Counter")),
         "Counter": _record(name={"type": "string"}, value={"type": "integer"}),

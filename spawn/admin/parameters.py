@@ -31,6 +31,10 @@ _POSITION_FAULT = re.compile(r"\AInvalid enum value '.*'(?= - at )|\AExpected `i
 _REASON_START, _REASON_END = 72, 40  # of a decoder's reason: its words, what was sent, the place
 
 
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An empty object."""
+
+
 def empty_record() -> Failure:
     return Failure(400, "The parameter 'host/port' could not be empty", "A node is named by its host and its port")
 
@@ -90,6 +94,12 @@ def read_json(req: falcon.Request, kind: Any) -> Any:
     if isinstance(value, Failure):
         raise value
     return value
+
+
+def read_nothing(req: falcon.Request) -> None:
+    """Of a request that says all in its path: no body or an empty object, else as ``read_json``."""
+    if req.env.get("CONTENT_LENGTH", "0") != "0":
+        read_json(req, Nothing)
 
 
 def _decode(body: bytes, kind: Any) -> Any:

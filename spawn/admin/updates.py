@@ -17,8 +17,19 @@ class OneUpdate(Readable):
         self._backend = backend
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, sequence: str) -> None:
-        number = parse_sequence(sequence)
-        fate = self._backend.fate(number) if number <= MAX_SEQUENCE else None
+        fate = self._backend.fate(checked_sequence(sequence))
         if fate is None:
-            raise Failure(404, "Update not found", f"No update has the sequence {shown(sequence.lstrip('0'))}")
+            raise no_update(sequence)
         reply_results(req, resp, [fate])
+
+
+def checked_sequence(text: str) -> int:
+    """The sequence of an update, a 400, or a 404 for one that no journal can reach."""
+    number = parse_sequence(text)
+    if number > MAX_SEQUENCE:
+        raise no_update(text)
+    return number
+
+
+def no_update(sequence: str) -> Failure:
+    return Failure(404, "Update not found", f"No update has the sequence {shown(sequence.lstrip('0'))}")

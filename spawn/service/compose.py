@@ -25,12 +25,14 @@ from spawn.config.reload import changes
 from spawn.config.schema import Config
 from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard
+from spawn.delivery.attempt import WorkerSettings
 from spawn.delivery.changes import Changes
+from spawn.delivery.electorate import Electorate
 from spawn.delivery.fleet import Fleet
 from spawn.delivery.freshness import Freshness
 from spawn.delivery.report import Report
 from spawn.delivery.retention import Retention
-from spawn.delivery.worker import Worker, WorkerEvents, WorkerSettings
+from spawn.delivery.worker import Worker, WorkerEvents
 from spawn.errors import ConfigError, JournalBroken, JournalError, ProtocolError, SpawnError, StartError
 from spawn.http11.client import Client
 from spawn.http11.deadlines import Deadlines
@@ -41,7 +43,7 @@ from spawn.http11.server import HttpServer, ServerLimits, ServerTimeouts
 from spawn.http11.spool import MemoryBudget, Spool
 from spawn.http11.threads import in_thread
 from spawn.http11.wsgi import wsgi_handle
-from spawn.journal.base import INLINE_BODY_BYTES, Journal
+from spawn.journal.base import INLINE_BODY_BYTES, Backup, Journal
 from spawn.journal.memory import MemoryJournal
 from spawn.journal.sqlite import SqliteJournal
 from spawn.nodes.balance import Balancer
@@ -52,6 +54,7 @@ from spawn.proxy.bodies import Room
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.handler import Proxy
 from spawn.service.backend import Backend
+from spawn.service.backup import Backups
 from spawn.service.process import prepare_process
 from spawn.state.directory import StateDirectory
 from spawn.state.nodes import NodeStore
@@ -62,6 +65,11 @@ SPOOL_MEMORY_BYTES = 33_554_432  # over all bodies on their way; files beyond
 ADMIN_BODY_BYTES = 1_048_576
 ADMIN_CONNECTIONS = 1_000
 BROKEN_STOP_S = 0.5  # with a broken journal nothing is worth waiting for
+RESTORED = (
+    "started with --restored: the journal has a new identity (%s) and goes on after update %d; all nodes are out of "
+    'sync until each is told its position (PUT /queues/HOST/PORT {"position": N or "head"}); start without --restored '
+    "from now on, or all of this is done again"
+)
 Address = tuple[str, int]
 
 
@@ -69,6 +77,7 @@ class Service:
     """One Spawn. ``start`` returns when both ports are open; then let the hub run (``wait``), then ``stop``.
 
     ``state_dir`` overrides the configuration's. ``config_path`` and ``overrides`` are what ``reload`` reads again.
+    ``restored``: what is in the state directory comes from a backup. The first start makes it a journal of its own.
     """
 
     def __init__(
@@ -78,12 +87,14 @@ class Service:
         state_dir: str | None = None,
         config_path: str | None = None,
         overrides: Mapping[str, object] | None = None,
+        restored: bool = False,
     ) -> None:
         self.config = config
         self.counters = Counters()
         self.phase = "starting"  # starting → serving → stopping → stopped
         self._config_path = config_path
         self._overrides = dict(overrides or {})
+        self._restored = restored
         self._state = StateDirectory(state_dir or default_state_dir(config, os.geteuid(), os.environ))
         self.ended = Event()  # set when the service has stopped, or has to be stopped
         self._broken = ""
@@ -107,6 +118,12 @@ class Service:
     def unsettled(self) -> dict[str, str]:
         """Active nodes that have not, or not surely, applied every update, by ``host:port``, and why in a few words."""
         return self._fleet.unsettled()
+
+    def backup(self) -> Backup:
+        """Copy the state beside the traffic; see ``spawn.service.backup``. Raises ``JournalError`` in one line."""
+        if self.phase != "serving":
+            raise JournalError("the service does not run")
+        return self._backups.make()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Let the service run until it ends; False when time ran out. Raises ``JournalBroken`` when it had to end."""
@@ -139,8 +156,14 @@ class Service:
         self._api_server.bind()  # before anything is changed: a port that is taken is the commonest mistake
         self._proxy_server.bind()
         self._journal.start(self._fleet.publish, self._on_broken)
+        in_thread(self._backups.sweep)
         self._name_ourselves()
-        self._fleet.start(config.nodes, journal_lasts=config.journal.durability != "none")
+        self._fleet.start(
+            config.nodes, journal_lasts=config.journal.durability != "none", restored=self._restored
+        )  # fmt: skip
+        if self._restored:
+            self._restored = False  # done; the same service may be stopped and started again
+            log.warning(RESTORED, self._journal.uuid, self._journal.head)
         self._api_server.start()  # GET /health says that the service is starting
         self._checker.wait_first_round()  # so that the first request finds a decided state
         self._retention.start()
@@ -155,11 +178,13 @@ class Service:
         self._resolver = Resolver()
         self._client = Client(self._resolver, self._deadlines, connect_timeout_s=config.timeouts.connect)
         self._journal = self._make_journal(config)
+        self._backups = Backups(self._state.path, self._journal)
         self._registry = Registry(NodeStore(self._state.path))
         self._balancer = Balancer(config.query_mode)
         self._freshness = Freshness()
         self._worker_settings = WorkerSettings(config.delivery, config.timeouts)
         self._fleet = Fleet(self._registry, self._journal, self._freshness, self._make_worker)
+        electorate = Electorate(self._fleet)
         self._board = ReferenceBoard(
             self._journal,
             lambda: self._fleet.speakers,
@@ -167,6 +192,9 @@ class Service:
             self._fleet.on_disagreement,
             self._fleet.on_settled,
             self._fleet.ids_in_sync,
+            electorate.suspects,
+            electorate.speakers_before,
+            electorate.present_before,
         )
         self._board.agree_s = config.timeouts.agree
         agent = f"spawn/{spawn.__version__} (health check)"
@@ -182,8 +210,10 @@ class Service:
 
     def _make_journal(self, config: Config) -> Journal:
         if config.journal.durability == "none":
+            if self._restored:
+                raise StartError('--restored is for a journal on disk, and "journal.durability" is "none"')
             return MemoryJournal(config.journal.max_bytes, self._state.spool_path)
-        return SqliteJournal(self._state.journal_path, config.journal.max_bytes)
+        return SqliteJournal(self._state.journal_path, config.journal.max_bytes, restored=self._restored)
 
     def _make_worker(self, node: Node, events: WorkerEvents) -> Worker:
         return Worker(node, self._journal, self._client, self._board, self._worker_settings, events, self.counters)
@@ -239,7 +269,13 @@ class Service:
         )
         self._proxy = Proxy(cluster, ProxySettings.of(self.config))
         backend = Backend(
-            self._fleet, Changes(self._fleet), Report(self._fleet), self._balancer, self.counters, self.health
+            self._fleet,
+            Changes(self._fleet, self.counters),
+            Report(self._fleet),
+            self._balancer,
+            self.counters,
+            self.health,
+            self.backup,
         )
         self._api = wsgi_handle(build_admin(backend, self._admin_settings()))
 

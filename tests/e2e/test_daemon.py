@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,6 +93,28 @@ def test_start_status_stop(place: Place) -> None:
     assert place.run("status").returncode == 3
     assert "Traceback" not in place.log
     assert (place.directory / "state").is_dir(), "relative paths mean the directory of the file"
+
+
+def test_a_backup_is_started_in_the_background_once_with_restored(place: Place) -> None:
+    # Given a backup in place of the state directory
+    assert place.run("start").returncode == 0
+    with session() as client:
+        made = client.post(f"http://127.0.0.1:{place.api_port}/journal/backup", timeout=30).json()
+    assert place.run("stop").returncode == 0
+    state = place.directory / "state"
+    state.rename(place.directory / "lost")
+    shutil.copytree(str(made["data"]["results"][0]["path"]).replace("/state/", "/lost/", 1), state)
+    # When it is started without the option, that is refused
+    refused = place.run("start")
+    assert refused.returncode == 1
+    assert "--restored" in refused.stderr.splitlines()[0]
+    # With it, it runs, and the next start needs nothing
+    started = spawnctl("start", "--restored", cwd=place.directory)
+    assert (started.returncode, started.stderr) == (0, "")
+    assert answers(place)
+    assert "started with --restored" in place.log
+    assert place.run("stop").returncode == 0
+    assert place.run("start").returncode == 0
 
 
 def test_messages_of_the_original(place: Place) -> None:

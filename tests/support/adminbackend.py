@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,16 +23,21 @@ from spawn.admin.settings import AdminSettings
 from spawn.config.addresses import host_key
 from spawn.counters import Counters
 from spawn.delivery.types import (
+    ActionTaken,
+    BackupMade,
     NodeChange,
     NodeConflict,
     NodeFate,
     NoSuchNode,
+    NoSuchUpdate,
     Position,
     PositionConflict,
     PutResult,
+    QueueChange,
     QueueStatus,
     UpdateFate,
     UpdateStatus,
+    VerbConflict,
 )
 from spawn.errors import Pruned
 from spawn.http11.deadlines import Deadlines
@@ -51,6 +56,9 @@ class Held:
 
     record: NodeRecord
     position: int | None = 0
+    held: bool = False
+    diverged: bool = False
+    skipped: dict[int, list[ActionTaken]] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,6 +97,9 @@ class MemoryBackend:
             item.position = place
         return PutResult(created=not found, record=record, note=OUT_OF_SYNC if item.position is None else "")
 
+    def put_nodes(self, changes: Sequence[tuple[str, int, NodeChange]], peer: str) -> list[PutResult]:
+        return [self.put_node(host, port, change, None, peer) for host, port, change in changes]
+
     def delete_nodes(self, host: str | None, port: int | None, peer: str) -> int:
         self._changing(peer)
         gone = self._find(host, port)
@@ -99,12 +110,42 @@ class MemoryBackend:
         return [self._row(item) for item in self._find(host, port)]
 
     def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueStatus:
+        item = self._one(host, port, peer)
+        item.position = self._checked(position)
+        return self._row(item)
+
+    def resume(self, host: str, port: int, peer: str) -> QueueChange:
+        item = self._one(host, port, peer)
+        note = "" if item.held else "the node is not held: nothing has changed"
+        item.held = False
+        return QueueChange(self._row(item), note)
+
+    def skip(self, host: str, port: int, sequence: int, peer: str) -> QueueChange:
+        item = self._one(host, port, peer)
+        if sequence > self.last:
+            raise NoSuchUpdate(f"no update has the sequence {sequence}")
+        if item.position is None or sequence <= item.position:
+            raise VerbConflict(f"the node is done with update {sequence}")
+        item.skipped[sequence] = [ActionTaken(time=CREATED, verb="skip", by=peer)]
+        item.diverged = True
+        return QueueChange(self._row(item))
+
+    def retry(self, host: str, port: int, sequence: int, peer: str) -> QueueChange:
+        item = self._one(host, port, peer)
+        self._known(sequence)
+        if not item.skipped.pop(sequence, None):
+            raise VerbConflict(f"update {sequence} is applied")
+        return QueueChange(self._row(item))
+
+    def clear_diverged(self, host: str, port: int, peer: str) -> QueueChange:
+        item = self._one(host, port, peer)
+        note = "" if item.diverged else "the node is not diverged: nothing has changed"
+        item.diverged = False
+        return QueueChange(self._row(item), note)
+
+    def backup(self, peer: str) -> BackupMade:
         self._changing(peer)
-        found = self._find(host, port)
-        if not found:
-            raise NoSuchNode(f"{host}:{port}")
-        found[0].position = self._checked(position)
-        return self._row(found[0])
+        return BackupMade(path="/var/lib/spawn/backup/5", head=self.last, size_bytes=4_096)
 
     def head(self) -> int:
         return self.last
@@ -112,10 +153,14 @@ class MemoryBackend:
     def fate(self, sequence: int) -> UpdateFate | None:
         if sequence > self.last:
             return None
-        if sequence < self.recorded_from:
-            raise Pruned(f"update {sequence} is older than journal.retain")
+        self._known(sequence)
         nodes = tuple(
-            NodeFate(host=item.record.host, port=item.record.port, status=self._status(item, sequence))
+            NodeFate(
+                host=item.record.host,
+                port=item.record.port,
+                status=self._status(item, sequence),
+                actions=tuple(item.skipped.get(sequence, ())),
+            )
             for item in self.held
         )
         return UpdateFate(
@@ -127,6 +172,19 @@ class MemoryBackend:
 
     def counters(self) -> Mapping[str, int]:
         return self.counts
+
+    def _known(self, sequence: int) -> None:
+        if sequence > self.last:
+            raise NoSuchUpdate(f"no update has the sequence {sequence}")
+        if sequence < self.recorded_from:
+            raise Pruned(f"update {sequence} is older than journal.retain")
+
+    def _one(self, host: str, port: int, peer: str) -> Held:
+        self._changing(peer)
+        found = self._find(host, port)
+        if not found:
+            raise NoSuchNode(f"{host}:{port}")
+        return found[0]
 
     def _changing(self, peer: str) -> None:
         if self.failure is not None:
@@ -164,14 +222,16 @@ class MemoryBackend:
             attempts=0,
             last_error="",
             refused=0,
-            held=False,
-            diverged=False,
+            held=item.held,
+            diverged=item.diverged,
             out_of_sync=item.position is None,
         )
 
     def _status(self, item: Held, sequence: int) -> UpdateStatus:
         if item.position is None:
             return UpdateStatus.OUT_OF_SYNC
+        if sequence in item.skipped:
+            return UpdateStatus.SKIPPED
         return UpdateStatus.APPLIED if sequence <= item.position else UpdateStatus.PENDING
 
 

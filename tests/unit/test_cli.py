@@ -50,6 +50,13 @@ def test_commands(command: str) -> None:
     assert parse([command], "").command == command
 
 
+def test_restored_is_for_one_start_in_the_foreground_or_the_background() -> None:
+    assert [parse(words.split(), "").restored for words in ("--restored", "start --restored", "start", "")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert parse(["--restored", "--port=7"], "").as_options() == ["--port=7"], "it is never installed"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -66,6 +73,11 @@ def test_commands(command: str) -> None:
         ("--check=1", "--check could be --check-sec or --check-url or --check-regexp"),
         ("--state-dir=", "--state-dir needs a path, not nothing"),
         ("install --log-file=", "--log-file needs a path, not nothing"),
+        ("install --restored", "--restored is for one start, it does not go with 'install'"),
+        ("check --restored", "--restored is for one start, it does not go with 'check'"),
+        ("stop --restored", "--restored is for one start, it does not go with 'stop'"),
+        ("start --restored --port=1", "'start' takes no option but --restored (the others are given to 'install')"),
+        ("-t --restored", "--restored does not go with -t: test mode begins with an empty state"),
         ("install -t", "-t is for running in the foreground, it does not go with 'install'"),
     ],
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from spawnctl import unit
+from spawnctl import control, unit
 from spawnctl.unit import Init, Machine, UnitError
+from spawnctl.usage import parse
 
 
 class Recorder:
@@ -160,6 +161,18 @@ def test_start_and_stop_of_a_systemd_service(tmp_path: Path, recorder: Recorder)
         unit.start_systemd(here)
     unit.stop_systemd(here)
     assert recorder.commands[-1] == "systemctl stop spawn.service"
+
+
+def test_systemd_is_not_asked_to_start_a_backup(
+    tmp_path: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = machine(tmp_path, recorder, Init.SYSTEMD)
+    unit.install(here, [])
+    recorder.commands.clear()
+    assert control.run(parse(["start", "--restored"], ""), here) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "runuser -u spawn -- /opt/spawn/bin/python -P -m spawnctl --restored" in line
+    assert recorder.commands == []
 
 
 def test_a_start_that_fails_shows_the_journal(tmp_path: Path, recorder: Recorder) -> None:
