@@ -4,13 +4,18 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+MINUTES ?= 15
+SEED   ?=
 
-.PHONY: help run test check format lint types test-deps clean
+.PHONY: help run test faults soak backlog check format lint types test-deps clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run        start Spawn in test mode (ARGS='--config=…' passes flags on)"
 	@echo "make test       every test (ARGS='-k name' passes flags on to pytest)"
+	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop)"
+	@echo "make soak       the fault suite's long form (MINUTES=15 SEED=N)"
+	@echo "make backlog    measure a node that returns with a backlog of 1,000,000 updates (needs nginx and wrk)"
 	@echo "make check      format, lint, types, tests"
 	@echo "make format     let ruff format the code"
 	@echo "make test-deps  install the system programs that some tests use (Debian, root)"
@@ -34,6 +39,16 @@ test: $(BIN)/.tools
 	elif [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
 	  echo "root on Debian: installing the system programs that some tests use"; $(MAKE) --no-print-directory test-deps; fi
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(BIN)/.tools
+	$(BIN)/python -m pytest tests/e2e/faults $(ARGS)
+
+soak: $(BIN)/.tools
+	@if [ -t 0 ]; then set -m; fi; \
+	$(BIN)/python -m tests.support.soak --minutes=$(MINUTES) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
+backlog: $(BIN)/.runtime
+	$(BIN)/python -m bench.backlog $(ARGS)
 
 check: $(BIN)/.tools
 	$(BIN)/ruff format --check .

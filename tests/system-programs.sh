@@ -2,8 +2,8 @@
 # Installs the system programs that tests use, on Debian, as root. `make test-deps` calls it.
 set -eu
 missing=
-for program in curl; do
-    command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
+for needed in curl strace faketime ip:iproute2 nsenter:util-linux; do # program:package, where they differ
+    command -v "${needed%%:*}" >/dev/null 2>&1 || missing="$missing ${needed##*:}"
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -64,6 +64,12 @@ class LoggingNode:
         with session() as client:
             return int(client.get(f"{self.url}/busy", timeout=10).text)
 
+    def reads(self) -> dict[int, int]:
+        """Reads of items that this life of the node has had, by how many updates it had applied by then."""
+        with session() as client:
+            found = client.get(f"{self.url}/reads", timeout=10).json()
+        return {int(applied): reads for applied, reads in found.items()}
+
     def items(self) -> dict[str, str]:
         """What the application holds, asked directly."""
         with session() as client:

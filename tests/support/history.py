@@ -4,9 +4,12 @@
 
 * every acknowledged update was applied on every node, and nothing was applied that no client sent;
 * first applications have the same order, and the same sequence and key, on every node; sequences only grow;
-* a repeat carries the key of its first application, and has an excuse: its last application was *in doubt* (the node
-  died before it had answered; one at a time, because updates are delivered one at a time), or Spawn was killed and the
-  update is among the last ``window`` ones.
+* a repeat carries the key of its first application, and has an excuse. ``Tolerance`` excuses what was *in doubt* (the
+  node died before it had answered; one at a time, because updates are delivered one at a time) and, if Spawn was
+  killed, the last ``window`` updates. ``repeats.Evidence`` is stricter: it knows when what was killed and paused.
+
+What only a test with more knowledge can ask is apart: ``check_keys``, ``check_clients``, ``check_prefixes`` (of nodes
+that are still at work) and ``check_contents``.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, Protocol
 
 WINDOW = 64  # design: after a crash of Spawn a node may see at most this many updates again
 
@@ -28,34 +33,119 @@ class Applied:
     sequence: int | None
     answered: bool = True
     run: int = 1  # the node's how-manieth life
+    received_s: float = 0.0  # when its head had come, by the node's clock
+    time_s: float = 0.0  # when it was applied
+    ended_s: float | None = None  # when the answer had been given to the kernel, or could not be
+
+
+class Excuses(Protocol):
+    """Decides which repeats in the log of a node are in order."""
+
+    def judge(self, node: str, log: Sequence[Applied]) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What may be excused."""
+    """What may be excused when no more is known than how often Spawn was killed."""
 
     spawn_kills: int = 0
     window: int = WINDOW
+
+    def judge(self, node: str, log: Sequence[Applied]) -> list[str]:
+        return _repeats(node, log, self)
 
 
 def check(
     logs: Mapping[str, Sequence[Applied]],
     attempted: Collection[str],
     acknowledged: Mapping[str, int | None],
-    tolerance: Tolerance = Tolerance(),
+    tolerance: Excuses = Tolerance(),
 ) -> list[str]:
     """``acknowledged`` maps an update to the ``Spawn-Sequence`` of its answer (None: the answer had none)."""
-    faults = [f"{update} was acknowledged but never attempted" for update in set(acknowledged) - set(attempted)]
-    firsts = {node: _firsts(log) for node, log in logs.items()}
+    attempted = set(attempted)
+    faults = [f"{update} was acknowledged but never attempted" for update in set(acknowledged) - attempted]
+    firsts = {node: first_applications(log) for node, log in logs.items()}
     for node, log in logs.items():
         faults += _membership(node, firsts[node], attempted, acknowledged)
         faults += _sequences(node, firsts[node], acknowledged)
         faults += _keys(node, log)
-        faults += _repeats(node, log, tolerance)
-    return faults + _one_order(firsts)
+        faults += tolerance.judge(node, log)
+    return faults + _lengths(firsts) + check_prefixes(logs)
 
 
-def _firsts(log: Sequence[Applied]) -> list[Applied]:
+def lost_updates(logs: Mapping[str, Sequence[Applied]], acknowledged: Collection[str]) -> set[str]:
+    """Those that were acknowledged and that not every node has applied."""
+    have = [{applied.update for applied in log} for log in logs.values()]
+    return {update for update in acknowledged if not all(update in each for each in have)}
+
+
+def check_prefixes(logs: Mapping[str, Sequence[Applied]]) -> list[str]:
+    """First applications are prefixes of one order. Holds at any moment; the logs may be read one after the other."""
+    firsts = {node: first_applications(log) for node, log in logs.items()}
+    reference = max(firsts, key=lambda node: len(firsts[node]))
+    faults = []
+    for node in firsts.keys() - {reference}:
+        for place, (mine, theirs) in enumerate(zip(firsts[node], firsts[reference], strict=False), start=1):
+            if _identity(mine) != _identity(theirs):
+                faults.append(f"place {place}: {node} has {_short(mine)}, {reference} has {_short(theirs)}")
+                break  # all that follow differ as well
+    return sorted(faults)
+
+
+def count_reordered(logs: Mapping[str, Sequence[Applied]]) -> int:
+    """First applications that came after one with a higher sequence, on any node."""
+    count = 0
+    for log in logs.values():
+        reached = 0
+        for applied in first_applications(log):
+            count += (applied.sequence or 0) < reached
+            reached = max(reached, applied.sequence or 0)
+    return count
+
+
+def check_keys(logs: Mapping[str, Sequence[Applied]], own: Mapping[str, str]) -> list[str]:
+    """A key of the client's own (``own``: by update) is passed on; all others are of one journal and the sequence."""
+    faults = []
+    journals: set[str] = set()
+    for node, log in logs.items():
+        for applied in log:
+            if applied.update in own:
+                right = applied.key == own[applied.update]
+            else:
+                journal, _, number = (applied.key or "").rpartition("-")
+                journals.add(journal)
+                right = number == str(applied.sequence)
+            if not right:
+                faults.append(f"{node}: {_short(applied)}, its client's own key is {own.get(applied.update)}")
+    if len(journals) > 1:
+        faults.append(f"keys of several journals: {', '.join(sorted(journals))}")
+    return faults
+
+
+def check_clients(by_client: Mapping[str, Sequence[str]], acknowledged: Mapping[str, int | None]) -> list[str]:
+    """A client that waits for each answer has its updates in its own order."""
+    faults = []
+    for client, sent in by_client.items():
+        told = [(sequence, update) for update in sent if (sequence := acknowledged.get(update)) is not None]
+        for (before, earlier), (after, later) in pairwise(told):
+            if after <= before:
+                faults.append(f"{client} sent {later} after {earlier}, they have the sequences {after} and {before}")
+    return faults
+
+
+def check_contents(contents: Mapping[str, Mapping[str, str]], excused: Mapping[str, Collection[str]]) -> list[str]:
+    """All nodes hold the same, but for the items of ``excused`` (by node): what a late repeat has overwritten there."""
+    names = {name for items in contents.values() for name in items}
+    faults = []
+    for name in sorted(names):
+        values = {node: items.get(name) for node, items in contents.items() if name not in excused.get(node, ())}
+        if len(set(values.values())) > 1:
+            shown = ", ".join(f"{node}: {str(value)[:40]}" for node, value in values.items())
+            faults.append(f"the nodes differ in {name} ({shown})")
+    return faults
+
+
+def first_applications(log: Sequence[Applied]) -> list[Applied]:
     seen: dict[str, Applied] = {}
     for applied in log:
         seen.setdefault(applied.update, applied)
@@ -123,17 +213,17 @@ def _repeats(node: str, log: Sequence[Applied], tolerance: Tolerance) -> list[st
     return faults
 
 
-def _one_order(firsts: Mapping[str, Sequence[Applied]]) -> list[str]:
-    faults = []
+def _lengths(firsts: Mapping[str, Sequence[Applied]]) -> list[str]:
     (reference, expected), *others = firsts.items()
-    for node, have in others:
-        if len(have) != len(expected):
-            faults.append(f"{node} applied {len(have)} updates, {reference} {len(expected)}")
-        for place, (mine, theirs) in enumerate(zip(have, expected, strict=False), start=1):
-            if replace(mine, answered=True, run=1) != replace(theirs, answered=True, run=1):
-                faults.append(f"place {place}: {node} has {_short(mine)}, {reference} has {_short(theirs)}")
-                break  # all that follow differ as well
-    return faults
+    return [
+        f"{node} applied {len(have)} updates, {reference} {len(expected)}"
+        for node, have in others
+        if len(have) != len(expected)
+    ]
+
+
+def _identity(applied: Applied) -> tuple[str, int | None, str | None]:
+    return applied.update, applied.sequence, applied.key
 
 
 def _short(applied: Applied) -> str:
@@ -155,22 +245,28 @@ def read_log(path: Path) -> list[Applied]:
     return parse_log(json.loads(line) for line in whole.splitlines())
 
 
-def parse_log(lines: Iterable[Mapping[str, object]]) -> list[Applied]:
+def parse_log(lines: Iterable[Mapping[str, Any]]) -> list[Applied]:
     entries: dict[object, Applied] = {}
     run = 0
     for line in lines:
         if line["event"] == "start":
             run += 1
-        elif line["event"] == "answered":
-            entries[line["n"]] = replace(entries[line["n"]], answered=True)
+        elif line["event"] in ("answered", "unanswered"):
+            answered = line["event"] == "answered"
+            entries[line["n"]] = replace(entries[line["n"]], answered=answered, ended_s=line.get("time"))
         else:
-            name = name_of(str(line["method"]), str(line["target"]), str(line["start"]), str(line["sha256"]))
-            sequence = line["sequence"]
-            entries[line["n"]] = Applied(
-                update=name,
-                key=None if line["key"] is None else str(line["key"]),
-                sequence=None if sequence is None else int(str(sequence)),
-                answered=False,
-                run=run,
-            )
+            entries[line["n"]] = _parse_applied(line, run)
     return list(entries.values())
+
+
+def _parse_applied(line: Mapping[str, Any], run: int) -> Applied:
+    time_s = line.get("time", 0.0)
+    return Applied(
+        update=name_of(line["method"], line["target"], line["start"], line["sha256"]),
+        key=line["key"],
+        sequence=None if line["sequence"] is None else int(line["sequence"]),
+        answered=False,
+        run=run,
+        received_s=line.get("received", time_s),
+        time_s=time_s,
+    )

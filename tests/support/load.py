@@ -23,6 +23,7 @@ class Update:
     method: str
     target: str
     body: bytes
+    key: str | None = None  # the client's own Idempotency-Key
 
     @property
     def name(self) -> str:
@@ -30,28 +31,37 @@ class Update:
 
 
 def make_update(number: int, items: int = 40) -> Update:
-    """Updates of three kinds that meet on the same items, so that their order matters; every 50th is a large one."""
+    """Updates of three kinds that meet on the same items, so that their order matters.
+
+    Every 50th is a large one, every 7th comes with an ``Idempotency-Key`` of its client's.
+    """
     body = json.dumps({"update": f"{number:06d}", "pad": "x" * (BIG_BYTES if number % 50 == 49 else number % 200)})
     name = f"/items/k{number * 7 % items}"
     method, target = (("POST", "/items"), ("PUT", name), ("PATCH", name))[number % 3]
-    return Update(method, target, body.encode())
+    return Update(method, target, body.encode(), f"own-{number:06d}" if number % 7 == 3 else None)
 
 
 class Load:
     """``clients`` threads send updates until ``total`` are acknowledged (or, if ``stubborn`` is off, attempted).
 
     An update is *acknowledged* by an answer below 500. One without an answer, or with a 5xx, is only *attempted*: its
-    client goes on with a new update, never with the same again.
+    client goes on with a new update, never with the same again. Each client waits for its answer, and ``pause_s`` more,
+    before it sends the next.
     """
 
-    def __init__(self, url: str, *, total: int, clients: int = 16, stubborn: bool = False) -> None:
+    def __init__(
+        self, url: str, *, total: int, clients: int = 16, stubborn: bool = False, pause_s: float = 0.0
+    ) -> None:
         self._url = url
         self._total = total
         self._stubborn = stubborn
+        self._pause_s = pause_s
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, daemon=True, name=f"client{n}") for n in range(clients)]
         self.attempted: list[str] = []
+        self.keys: dict[str, str] = {}  # updates that were sent with a key of their own
+        self.by_client: dict[str, list[str]] = {}  # what each client sent, in its order
         self.acknowledged: dict[str, int | None] = {}
         self.statuses: dict[int, int] = {}
         self.failures: list[str] = []
@@ -74,19 +84,25 @@ class Load:
                 return None
             update = make_update(len(self.attempted))
             self.attempted.append(update.name)
+            self.by_client.setdefault(threading.current_thread().name, []).append(update.name)
+            if update.key is not None:
+                self.keys[update.name] = update.key
             return update
 
     def _client(self) -> None:
         with session() as client:
             while update := self._next():
+                headers = {} if update.key is None else {"Idempotency-Key": update.key}
                 try:
                     answer = client.request(
-                        update.method, self._url + update.target, data=update.body, timeout=TIMEOUT_S
+                        update.method, self._url + update.target, data=update.body, headers=headers, timeout=TIMEOUT_S
                     )
                 except requests.RequestException as error:
                     self._failed(f"{update.name}: {type(error).__name__}: {error}")
                 else:
                     self._answered(update, answer)
+                if self._pause_s:
+                    self._stop.wait(self._pause_s)
 
     def _failed(self, why: str) -> None:
         with self._lock:

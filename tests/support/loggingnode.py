@@ -1,16 +1,18 @@
 """A node for tests: a small REST store in a process of its own that writes every update to a log before it answers.
 
 The log is the witness: one JSON line for each update *applied*, on disk (fsync) before the answer leaves, and one when
-the answer has been given to the kernel. An update that was applied but not answered when the process was killed is
-*in doubt*: only such a one may be delivered again. The log survives restarts and rebuilds the store. The store is
-deliberately naive: it never recognises a repeated update.
+the answer has been given to the kernel, or could not be (``unanswered``: nobody waits for it any more). Each has its
+time, the first one also that at which the request's head had come. An update that was applied but not answered when the
+process was killed is *in doubt*: only such a one may be delivered again. The log survives restarts and rebuilds the
+store. The store is deliberately naive: it never recognises a repeated update.
 
 Routes: ``/info`` (health: ``version:1``), ``/broken`` (always 500), ``/busy`` (how many requests wait for a ``delay``),
+``/reads`` (how many reads of an item this process has had, by the number of updates it had applied by then),
 ``/items`` and ``/items/NAME`` (the store), ``/big/NAME`` (uploads are hashed and thrown away, downloads are
 ``pattern(size)``). Query of any of them: ``delay=S`` waits before applying, ``answer-delay=S`` after it, ``status=N``
 answers so without applying.
 
-Run: ``python loggingnode.py --port P --log FILE [--delay S] [--answer-delay S]``. Standard library only.
+Run: ``python loggingnode.py --port P --log FILE [--host H] [--delay S] [--answer-delay S]``. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import argparse
 import hashlib
 import json
 import os
+import socketserver
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,7 +51,7 @@ class UpdateLog:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._repair()
         self.lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        self._count = sum(line["event"] == "applied" for line in self.lines)
+        self.count = sum(line["event"] == "applied" for line in self.lines)
         self._write({"event": "start", "pid": os.getpid()})
 
     def _repair(self) -> None:
@@ -61,15 +65,21 @@ class UpdateLog:
     def applied(self, record: dict[str, Any], store: Store) -> tuple[int, int]:
         """Write the update, make it durable, then do it. Returns its number and the status to answer."""
         with self._lock:
-            self._count += 1
-            record = {"event": "applied", "n": self._count, "time": time.time(), **record}
+            self.count += 1
+            record = {"event": "applied", "n": self.count, "time": time.time(), **record}
             self._write(record)
             os.fsync(self._file)
-            return self._count, store.apply(record)
+            return self.count, store.apply(record)
 
     def answered(self, number: int) -> None:
+        self._ended("answered", number)
+
+    def unanswered(self, number: int) -> None:
+        self._ended("unanswered", number)
+
+    def _ended(self, event: str, number: int) -> None:
         with self._lock:
-            self._write({"event": "answered", "n": number})
+            self._write({"event": event, "n": number, "time": time.time()})
 
 
 class Store:
@@ -117,18 +127,24 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(500, b"broken")
         elif url.path == "/busy":
             self._answer(200, str(len(self.server.waiting)).encode())
+        elif url.path == "/reads":
+            self._answer(200, json.dumps(dict(self.server.reads)).encode())
         elif url.path == "/items":
             self._answer(200, json.dumps(self.server.store.items, sort_keys=True).encode())
         elif url.path.startswith("/big/"):
             self._download(int(wish["size"]))
-        elif (value := self.server.store.items.get(url.path.removeprefix("/items/"))) is not None:
-            self._answer(200, value.encode())
         else:
-            self._answer(404, b"no such item")
+            self._read(url.path.removeprefix("/items/"))
 
     do_HEAD = do_GET  # noqa: N815
 
+    def _read(self, name: str) -> None:
+        self.server.reads[self.server.log.count] += 1
+        value = self.server.store.items.get(name)
+        self._answer(*((404, b"no such item") if value is None else (200, value.encode())))
+
     def _update(self) -> None:
+        received_s = time.time()
         wish = self._wish(urlsplit(self.path).query)
         body = self._body()
         if body is None:
@@ -138,9 +154,14 @@ class Handler(BaseHTTPRequestHandler):
         if wish["status"]:
             self._answer(int(wish["status"]), b"as you wish")
             return
-        number, status = self.server.log.applied({**self._described(), **body}, self.server.store)
+        record = {"received": received_s, **self._described(), **body}
+        number, status = self.server.log.applied(record, self.server.store)
         time.sleep(wish["answer-delay"] + self.server.answer_delay_s)
-        self._answer(status, b"" if status == 204 else json.dumps({"n": number, **body}).encode()[:KEPT_BYTES])
+        try:
+            self._answer(status, b"" if status == 204 else json.dumps({"n": number, **body}).encode()[:KEPT_BYTES])
+        except OSError:
+            self.server.log.unanswered(number)
+            raise
         self.server.log.answered(number)
 
     do_POST = do_PUT = do_PATCH = do_DELETE = _update  # noqa: N815
@@ -221,13 +242,18 @@ class LoggingServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, log: UpdateLog, delay_s: float, answer_delay_s: float) -> None:
+    def __init__(self, host: str, port: int, log: UpdateLog, delay_s: float, answer_delay_s: float) -> None:
         self.log = log
         self.store = Store(log.lines)
         self.delay_s = delay_s
         self.answer_delay_s = answer_delay_s
         self.waiting: list[float] = []
-        super().__init__(("127.0.0.1", port), Handler)
+        self.reads: Counter[int] = Counter()
+        super().__init__((host, port), Handler)
+
+    def server_bind(self) -> None:
+        """As in the base of all servers: HTTPServer's asks the name server for a name that nobody uses."""
+        socketserver.TCPServer.server_bind(self)
 
     def wait(self, delay_s: float) -> None:
         if delay_s:
@@ -242,12 +268,15 @@ class LoggingServer(ThreadingHTTPServer):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--answer-delay", type=float, default=0.0)
     options = parser.parse_args()
-    LoggingServer(options.port, UpdateLog(options.log), options.delay, options.answer_delay).serve_forever()
+    LoggingServer(
+        options.host, options.port, UpdateLog(options.log), options.delay, options.answer_delay
+    ).serve_forever()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.history import WINDOW, Applied, Tolerance, check, parse_log
+from tests.support.history import (
+    WINDOW,
+    Applied,
+    Tolerance,
+    check,
+    check_clients,
+    check_contents,
+    check_keys,
+    check_prefixes,
+    count_reordered,
+    lost_updates,
+    parse_log,
+)
 
 NOTHING = Tolerance()
 KILLED = Tolerance(spawn_kills=1)
@@ -192,3 +204,51 @@ def test_a_log_is_read_with_its_lives_and_answers() -> None:
         Applied(name, "k2", 2, answered=False, run=1),
         Applied(name, None, None, answered=False, run=2),
     ]
+
+
+def test_a_node_that_has_not_come_as_far_is_a_prefix() -> None:
+    assert check_prefixes({"a": log_of(1, 2, 3), "b": log_of(1), "c": []}) == []
+
+
+def test_two_nodes_that_went_different_ways_are_no_prefixes_of_each_other() -> None:
+    faults = check_prefixes({"a": log_of(1, 2, 3), "b": log_of(1, 3), "c": log_of(2)})
+    assert [fault.split(",")[0] for fault in faults] == [
+        "place 1: c has u2 (sequence 2",
+        "place 2: b has u3 (sequence 3",
+    ]
+
+
+def test_first_applications_out_of_order_are_counted() -> None:
+    assert count_reordered({"a": log_of(1, 2, 2, 3), "b": log_of(1, 3, 2, 4)}) == 1
+
+
+def test_lost_updates_are_counted_once_however_many_nodes_lack_them() -> None:
+    assert lost_updates({"a": log_of(1), "b": log_of(1, 2)}, told(1, 2, 3)) == {"u2", "u3"}
+
+
+def test_a_key_of_the_clients_own_has_to_be_passed_on() -> None:
+    mine = replace(entry(1), key="mine")
+    assert check_keys({"a": [mine, entry(2)]}, {"u1": "mine"}) == []
+    assert check_keys({"a": log_of(1, 2)}, {"u1": "mine"}) != []
+    assert check_keys({"a": [mine]}, {}) != []
+
+
+def test_spawns_own_keys_are_of_one_journal_and_the_sequence() -> None:
+    assert check_keys({"a": [entry(1), replace(entry(2), key="key-7")]}, {}) != []
+    other = replace(entry(2), key="other-2")
+    assert check_keys({"a": [entry(1), other]}, {}) == ["keys of several journals: key, other"]
+
+
+def test_a_client_whose_updates_were_swapped_is_caught() -> None:
+    assert check_clients({"c": names(1, 2, 3)}, told(1, 3)) == []
+    assert check_clients({"c": names(2, 1)}, told(1, 2)) == [
+        "c sent u1 after u2, they have the sequences 1 and 2",
+    ]
+
+
+def test_nodes_that_hold_different_things_are_caught_unless_that_is_excused() -> None:
+    contents = {"a": {"x": "1", "y": "2"}, "b": {"x": "1"}}
+    assert check_contents({"a": {"x": "1"}, "b": {"x": "1"}}, {}) == []
+    assert check_contents(contents, {}) == ["the nodes differ in y (a: 2, b: None)"]
+    assert check_contents(contents, {"a": {"y"}}) == []
+    assert check_contents(contents, {"a": {"x"}}) != []
