@@ -1,0 +1,192 @@
+"""The programs around Spawn in a benchmark: nginx as its nodes, wrk as its clients. Both cost little beside Spawn.
+
+Debian has them: ``apt-get install nginx-light wrk``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import requests
+
+BODY = "0123456789" * 10
+NGINX = """
+daemon off; master_process off; pid %(dir)s/nginx.pid; error_log stderr error;
+events { worker_connections 4096; }
+http {
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s;
+  client_body_temp_path %(dir)s/body; proxy_temp_path %(dir)s/proxy; fastcgi_temp_path %(dir)s/fastcgi;
+  uwsgi_temp_path %(dir)s/uwsgi; scgi_temp_path %(dir)s/scgi;
+%(servers)s
+}
+"""
+SERVER = """
+  server {
+    listen 127.0.0.1:%d backlog=1024;
+    location = /info { return 200 "version:1"; }
+    location / { return 200 "%s"; }
+  }
+"""
+POST_SCRIPT = """
+wrk.method = "POST"
+wrk.path = "/items"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = '{"text": "%s"}'
+"""
+
+
+def require(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        sys.exit(f"{', '.join(missing)} not found; on Debian: apt-get install nginx-light wrk")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """One child; its output goes to a file of its own."""
+
+    def __init__(self, command: Sequence[str], output: Path) -> None:
+        self._output = output
+        with output.open("ab") as file:
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def check(self) -> None:
+        if self._child.poll() is not None:
+            sys.exit(f"{self._child.args!r} ended with {self._child.returncode}:\n{self._output.read_text()[-2000:]}")
+
+    def wait_listening(self, port: int, timeout_s: float = 30.0) -> None:
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            self.check()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                time.sleep(0.005)
+            else:
+                return
+        sys.exit(f"nobody listens on port {port}")
+
+    def memory_mib(self, what: str) -> float:
+        """``what``: VmRSS (now) or VmHWM (the most it ever had)."""
+        status = Path(f"/proc/{self.pid}/status").read_text("ascii")
+        found = re.search(rf"{what}:\s+(\d+) kB", status)
+        assert found, what
+        return int(found[1]) / 1024
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+            try:
+                self._child.wait(30)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+
+
+def nginx(directory: Path, ports: Sequence[int]) -> Process:
+    """One process that is all nodes: ``/info`` says version:1, everything else 200 and 100 bytes."""
+    directory.mkdir()
+    servers = "".join(SERVER % (port, BODY) for port in ports)
+    config = directory / "nginx.conf"
+    config.write_text(NGINX % {"dir": directory, "servers": servers})
+    process = Process(["nginx", "-c", str(config)], directory / "nginx.out")
+    for port in ports:
+        process.wait_listening(port)
+    return process
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What wrk has seen."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    failed: int  # answers other than 2xx and 3xx, and broken connections
+
+
+class Clients:
+    """wrk with one thread and a number of kept connections, each of which waits for its answer."""
+
+    def __init__(self, directory: Path, url: str, connections: int) -> None:
+        self._url = url
+        self._connections = connections
+        self._script = directory / "post.lua"
+        self._script.write_text(POST_SCRIPT % BODY)
+
+    def run(self, method: str, seconds: int) -> Traffic:
+        command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds}s", "--latency", "--timeout", "30s"]
+        if method == "POST":
+            command += ["-s", str(self._script)]
+        done = subprocess.run([*command, self._url + "/items/1"], capture_output=True, text=True, check=True)
+        return _parsed(done.stdout)
+
+
+def _parsed(text: str) -> Traffic:
+    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    assert rate, text
+    failed = sum(map(int, errors.groups())) if errors else 0
+    return Traffic(float(rate[1]), _latency_ms(text, "50"), _latency_ms(text, "99"), failed + int(bad[1] if bad else 0))
+
+
+def _latency_ms(text: str, percent: str) -> float:
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", text, re.M)
+    assert found, text
+    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
+
+
+class Api:
+    """Spawn's admin API, as far as a benchmark needs it."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def healthy(self) -> bool:
+        try:
+            return self._session.get(self._url + "/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def queue(self, port: int) -> dict[str, object]:
+        answer = self._session.get(f"{self._url}/queues/127.0.0.1/{port}", timeout=10)
+        row: dict[str, object] = answer.json()["data"]["results"][0]
+        return row
+
+    def position(self, port: int) -> int:
+        return int(str(self.queue(port)["position"]))
+
+    def maintenance(self, port: int, on: bool) -> None:
+        url = f"{self._url}/nodes/127.0.0.1/{port}"
+        self._session.put(url, json={"maintenance": on}, timeout=30).raise_for_status()
