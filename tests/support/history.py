@@ -239,6 +239,18 @@ def name_of(method: str, target: str, start: str, sha256: str) -> str:
     return f"{method} {target} {start[:40]} {sha256[:12]}"
 
 
+def without_repeats(log: Sequence[Applied]) -> list[Applied]:
+    """A node's log where any update may have lost its answer: then it is repeated at once, under the same key."""
+    found: list[Applied] = []
+    for applied in log:
+        if found and found[-1].update == applied.update:
+            assert (found[-1].key, found[-1].sequence) == (applied.key, applied.sequence), "repeated as something else"
+            found[-1] = applied
+        else:
+            found.append(applied)
+    return found
+
+
 def read_log(path: Path) -> list[Applied]:
     """A logging node's log; a last line that is not complete yet is left out."""
     whole, _, _ = path.read_text("utf-8").rpartition("\n")

@@ -11,7 +11,7 @@ import requests
 from tests.support.api import AdminApi, session
 from tests.support.badnodes import BadNode, BadNodes
 from tests.support.cluster import LoggingNode, Spawn
-from tests.support.history import Applied, check
+from tests.support.history import check, without_repeats
 from tests.support.load import Load, Update, make_update
 from tests.support.processes import Processes
 from tests.support.waiting import eventually
@@ -85,18 +85,6 @@ def said_of(spawn: Spawn, node: BadNode, what: str) -> list[str]:
     return [
         line for line in spawn.process.output().splitlines() if f"node 127.0.0.1:{node.port} " in line and what in line
     ]
-
-
-def without_repeats(node: BadNode) -> list[Applied]:
-    """A node's log for ``check``. An update that got no answer may be repeated: at once, and with the same key."""
-    found: list[Applied] = []
-    for applied in node.applied():
-        if found and found[-1].update == applied.update:
-            assert (found[-1].key, found[-1].sequence) == (applied.key, applied.sequence), "repeated as something else"
-            found[-1] = applied
-        else:
-            found.append(applied)
-    return found
 
 
 def test_good_nodes_answer_at_once_whatever_the_others_do(processes: Processes) -> None:
@@ -211,7 +199,7 @@ def test_an_answer_with_a_bad_body_is_an_answer(processes: Processes) -> None:
 
     # Then nothing is lost, and what was repeated had the same key
     spawn.api.wait_settled(30)
-    logs = sound | {name: without_repeats(nodes[name]) for name in (*silent, "loop-307")}
+    logs = sound | {name: without_repeats(nodes[name].applied()) for name in (*silent, "loop-307")}
     assert check(logs, names, told) == []
     assert all(len(nodes[name].applied()) > len(updates) for name in silent)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.api import session
 from tests.support.cluster import LoggingNode, Spawn
-from tests.support.history import Applied, check
+from tests.support.history import check, without_repeats
 from tests.support.load import Load
 from tests.support.netns import CUT, GOOD, DistantNode, Link, Way
 from tests.support.processes import Processes
@@ -44,18 +44,6 @@ def spawn_before(processes: Processes, *nodes: LoggingNode) -> Spawn:
 
 def row_of(spawn: Spawn, node: DistantNode) -> dict[str, Any]:
     return spawn.api.queue(node.port, node.host)
-
-
-def without_repeats(node: LoggingNode) -> list[Applied]:
-    """A node's log for ``check``. An update whose answer was lost may be repeated: at once, and with the same key."""
-    found: list[Applied] = []
-    for applied in node.applied():
-        if found and found[-1].update == applied.update:
-            assert (found[-1].key, found[-1].sequence) == (applied.key, applied.sequence), "repeated as something else"
-            found[-1] = applied
-        else:
-            found.append(applied)
-    return found
 
 
 def test_a_partition_delays_nobody_and_heals_without_loss(processes: Processes) -> None:
@@ -97,7 +85,7 @@ def test_a_partition_delays_nobody_and_heals_without_loss(processes: Processes) 
 
     # Then all nodes catch up by themselves, and everything is everywhere in one order
     spawn.api.wait_settled(60)
-    logs = {node.name: without_repeats(node) for node in (*near, *far)}
+    logs = {node.name: without_repeats(node.applied()) for node in (*near, *far)}
     assert check(logs, load.attempted, load.acknowledged) == []
     assert len({str(node.items()) for node in (*near, *far)}) == 1
     assert not any(row["diverged"] or row["refused"] for row in spawn.api.queues())
@@ -150,7 +138,7 @@ def test_what_was_given_up_in_a_partition_does_not_come_late(processes: Processe
 
     # Then it is sent again with the same key, before what follows it
     assert [applied.sequence for applied in far.applied()].count(6) > 1
-    assert [applied.sequence for applied in without_repeats(far)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [applied.sequence for applied in without_repeats(far.applied())] == [1, 2, 3, 4, 5, 6, 7]
     assert far.items() == near.items() == {"k": "value 7"}
 
 
