@@ -139,13 +139,17 @@ class _Vote:
         self.settled = Event()
         self.agree_timer: gevent.Greenlet[..., None] | None = None
 
+    def spoken(self, kind: AnswerClass) -> _Ballot | None:
+        """The first ballot of a class from a node that may speak."""
+        return next((b for b in self.ballots.values() if b.speaks and classify(b.status) is kind), None)
+
     def first(self, kind: AnswerClass, awaited: bool) -> _Ballot | None:
         """The first ballot of a class that counts; ``awaited``: a node that may speak has still to answer."""
+        spoken = self.spoken(kind)
+        if spoken is not None or not self.accepted:
+            return spoken
         for ballot in self.ballots.values():
-            if classify(ballot.status) is not kind:
-                continue
-            leads = not awaited or (kind is AnswerClass.GOOD and ballot.clean)
-            if ballot.speaks or (self.accepted and leads):
+            if classify(ballot.status) is kind and (not awaited or (kind is AnswerClass.GOOD and ballot.clean)):
                 return ballot
         return None
 
@@ -288,8 +292,9 @@ class ReferenceBoard:
     def _evaluate(self, vote: _Vote) -> None:
         if self._votes.get(vote.sequence) is not vote:
             return  # closed meanwhile
-        awaited = self._awaited(vote)
-        good = vote.first(AnswerClass.GOOD, awaited)
+        good = vote.spoken(AnswerClass.GOOD)  # which settles nearly every vote, so nothing else is asked before
+        awaited = good is None and self._awaited(vote)
+        good = good or vote.first(AnswerClass.GOOD, awaited)
         if good is not None:
             self._settle(vote, good)
             return

@@ -18,6 +18,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from spawn.config.schema import NodeConfig
+from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard, Ticket
 from spawn.delivery.feed import QUEUE_ENTRIES
 from spawn.delivery.freshness import Freshness
@@ -58,6 +59,7 @@ class Fleet:
         journal: Journal,
         freshness: Freshness,
         make_worker: Callable[[Node, WorkerEvents], Worker],
+        counters: Counters,
     ) -> None:
         self.registry = registry
         self.journal = journal
@@ -65,6 +67,7 @@ class Fleet:
         self._announces = False  # before the start is over nothing serves, and that is no news
         self.speakers: frozenset[str] = frozenset()  # ids of the nodes whose answer may be the client's
         self._make_worker = make_worker
+        self._counters = counters
         self._workers: dict[str, Worker] = {}
         self._targets: dict[str, int] = {}  # the head as it stood when a node came back
         self._cut: set[str] = set()  # nodes whose last worker was stopped in the middle of a delivery
@@ -87,9 +90,7 @@ class Fleet:
 
     # -- life
 
-    def start(
-        self, file_nodes: Iterable[NodeConfig], journal_lasts: bool = True, restored: bool = False
-    ) -> None:  # fmt: skip
+    def start(self, file_nodes: Iterable[NodeConfig], journal_lasts: bool = True, restored: bool = False) -> None:
         """Take up the stored nodes and those that are new in the file. The journal has started.
 
         ``journal_lasts``: it is the same at the next start, unless somebody takes it away. ``restored``: an operator
@@ -214,6 +215,7 @@ class Fleet:
         self.refusals.forget(node)
         self.skips.forget(node)
         self._targets.pop(node.id, None)
+        self._cut.discard(node.id)
 
     # -- workers
 
@@ -322,6 +324,7 @@ class Fleet:
         return blame
 
     def _on_late_success(self, node: Node, sequence: int) -> None:
+        self._counters.add("delivery.diverged")
         log.error(
             "node %s differs from the others: it gave up update %d, which was applied after all", node.name, sequence
         )
@@ -363,6 +366,7 @@ class Fleet:
         node = self.registry.by_id(node_id)
         if node is None:
             return
+        self._counters.add("delivery.diverged")
         log.error(
             "node %s differs from the others: it answered update %d with %d, the reference answer is %d",
             node.name,

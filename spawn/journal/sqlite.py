@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partial
 
 import gevent
-from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
 from spawn.errors import JournalBroken, JournalError, JournalFull, Pruned, StateError
@@ -41,7 +40,7 @@ from spawn.journal.mark import PERIOD_S, Place
 from spawn.journal.notes import NotedAction
 from spawn.journal.outcomes import Change, beyond
 from spawn.journal.schema import Opened, damaged
-from spawn.journal.threads import Ended, NativeThreads
+from spawn.journal.threads import Ended, NativeThreads, to_its_end
 
 PAGE_ENTRIES = 256
 PAGE_BYTES = 1 << 20
@@ -381,18 +380,13 @@ class SqliteJournal:
             directory, self._database, self._path, self._bodies, self._writer, self._files, self._reading,
             lambda: self.head, self._check_for_backup,
         )  # fmt: skip
-        made: AsyncResult[Backup] = AsyncResult()
-        gevent.spawn(self._make_backup, run, made)  # its own greenlet: ours may be killed while it waits
-        result: Backup = made.get()  # type: ignore[assignment]
-        return result
+        return to_its_end(partial(self._make_backup, run))
 
-    def _make_backup(self, run: BackupRun, made: AsyncResult[Backup]) -> None:
+    def _make_backup(self, run: BackupRun) -> Backup:
         try:
             with contextlib.suppress(JournalFull):  # else it is a copy of what was durable before
                 self._committer.wait_for_notes(FLUSH_S)
-            made.set(run.make())
-        except Exception as error:  # noqa: BLE001 — raised again where it is waited for
-            made.set_exception(error)
+            return run.make()
         finally:
             self._backup = None
             run.over.set()

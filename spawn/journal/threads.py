@@ -10,11 +10,27 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import gevent
+from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
 from spawn.http11.threads import call_in
 
 T = TypeVar("T")
+
+
+def to_its_end(function: Callable[[], T]) -> T:
+    """Run in a greenlet of its own, which goes on when the caller's is killed; its errors are raised here."""
+    result: AsyncResult[T] = AsyncResult()
+
+    def run() -> None:
+        try:
+            result.set(function())
+        except Exception as error:  # noqa: BLE001 — raised again where it is waited for
+            result.set_exception(error)
+
+    gevent.spawn(run)
+    got: T = result.get()  # type: ignore[assignment]
+    return got
 
 
 class Ended(Exception):

@@ -18,14 +18,12 @@ import shutil
 import time
 from collections.abc import Callable
 
-import gevent
-from gevent.event import AsyncResult
-
 from spawn.errors import JournalError
 from spawn.http11.threads import in_thread
 from spawn.journal.backup import PARTIAL, sync_file
 from spawn.journal.base import Backup, Journal
 from spawn.journal.bodies import sync_directory
+from spawn.journal.threads import to_its_end
 
 log = logging.getLogger("spawn.journal")
 
@@ -56,16 +54,11 @@ class Backups:
         if self._under_way:
             raise JournalError("a backup is under way: wait until it is complete")
         self._under_way = True
-        made: AsyncResult[Backup] = AsyncResult()
-        gevent.spawn(self._run, made)
-        result: Backup = made.get()  # type: ignore[assignment]
-        return result
+        return to_its_end(self._run)
 
-    def _run(self, made: AsyncResult[Backup]) -> None:
+    def _run(self) -> Backup:
         try:
-            made.set(self._make())
-        except Exception as error:  # noqa: BLE001 — raised again where it is waited for
-            made.set_exception(error)
+            return self._make()
         finally:
             self._under_way = False
 

@@ -183,7 +183,7 @@ class Service:
         self._balancer = Balancer(config.query_mode)
         self._freshness = Freshness()
         self._worker_settings = WorkerSettings(config.delivery, config.timeouts)
-        self._fleet = Fleet(self._registry, self._journal, self._freshness, self._make_worker)
+        self._fleet = Fleet(self._registry, self._journal, self._freshness, self._make_worker, self.counters)
         electorate = Electorate(self._fleet)
         self._board = ReferenceBoard(
             self._journal,

@@ -632,6 +632,7 @@ def test_a_retry_of_what_every_node_gave_up_makes_the_reference(tmp_path: Path) 
         assert cluster.fate(1)["reference"] == 200
         assert [cluster.status_on(1, node) for node in nodes] == ["applied", "refused"]
         assert [cluster.live(node).diverged for node in nodes] == [False, True]
+        assert cluster.service.counters.value("delivery.diverged") == 1
         done(retry(cluster, nodes[1], 1))
         assert cluster.status_on(1, nodes[1]) == "applied"
 

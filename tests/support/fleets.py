@@ -75,7 +75,8 @@ class FleetUnderTest:
         self.registry = Registry(self.store)
         self.freshness = Freshness()
         self.checker = NoChecker()
-        self.fleet = Fleet(self.registry, self.journal, self.freshness, self._make_worker)
+        counters = Counters()
+        self.fleet = Fleet(self.registry, self.journal, self.freshness, self._make_worker, counters)
         self.board = ReferenceBoard(
             self.journal,
             lambda: self.fleet.speakers,
@@ -84,7 +85,7 @@ class FleetUnderTest:
         )
         self.fleet.attach(self.board, cast(HealthChecker, self.checker))
         self.journal.start(self.fleet.publish, lambda reason: None)
-        self.changes = Changes(self.fleet, Counters())
+        self.changes = Changes(self.fleet, counters)
         self.fleet.start([NodeConfig(host="h", port=port) for port in ports], journal_lasts=lasts)
         for node in self.registry.nodes:
             self.pass_check(node)
