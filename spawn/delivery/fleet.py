@@ -260,6 +260,8 @@ class Fleet:
     def resume(self, node: Node) -> None:
         """Lift a hold: the update at hand is sent, again if need be, and its refusals in a row begin anew."""
         node.held, node.resend = False, True
+        if node.in_doubt:  # its declaration is taken back, or a restart would hold it again
+            self.journal.record(node.id, node.position + 1, node.position + 1, None)
         node.in_row.clear()
         worker = self._workers.get(node.id)
         if worker is not None:

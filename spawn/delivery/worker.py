@@ -240,7 +240,7 @@ class Worker:
         if not trial.attempts:
             first, self._first = self._first, 0  # from now on a declaration is this worker's own
             if entry.sequence != first or not self._was_declared(entry):
-                trial.repeat = False
+                trial.repeat = entry.sequence == first and self.node.in_doubt  # resumed, so it is sent
             else:
                 trial.repeat = self.node.in_doubt = True
                 if not self.node.resend:

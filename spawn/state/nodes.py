@@ -74,7 +74,7 @@ class NodeStore:
             stored = msgspec.json.decode(data, type=Stored)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._damaged(str(error)) from None
-        if stored.checksum not in (None, _checksum(stored)):
+        if stored.checksum not in (None, _checksum(data)):
             raise self._damaged("it is not what was written")
         return msgspec.structs.replace(stored, checksum=None)
 
@@ -86,7 +86,7 @@ class NodeStore:
 
     def save(self, stored: Stored) -> None:
         """Durable on return; blocks only the calling greenlet. ``StateError``: the old file still stands."""
-        stored = msgspec.structs.replace(stored, checksum=_checksum(stored))
+        stored = msgspec.structs.replace(stored, checksum=_checksum(msgspec.json.encode(stored)))
         data = msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n"
         if self._pool is None:
             self._pool = ThreadPool(1, idle_task_timeout=5)
@@ -95,9 +95,13 @@ class NodeStore:
             raise StateError(f"cannot save {self.path}: {failure.strerror or failure}")
 
 
-def _checksum(stored: Stored) -> int:
-    """CRC-32 of the contents, however they are laid out: a flipped bit must not put a node in sync."""
-    return zlib.crc32(msgspec.json.encode(msgspec.structs.replace(stored, checksum=None)))
+def _checksum(data: bytes) -> int:
+    """CRC-32 of the contents, however they are laid out: a flipped bit must not put a node in sync.
+
+    Of what is there, not of what this version knows, so that a version with more fields accepts the file.
+    """
+    contents: dict[str, object] = msgspec.json.decode(data)
+    return zlib.crc32(msgspec.json.encode({**contents, "checksum": None}))
 
 
 def _replace_caught(path: str, data: bytes) -> OSError | None:

@@ -177,7 +177,7 @@ def test_a_hold_is_lifted_for_when_the_node_comes_back(pair: Cluster) -> None:
     assert not pair.queue(b)["held"]
 
 
-@pytest.mark.parametrize("when", ["running", "restarted", "in maintenance"])
+@pytest.mark.parametrize("when", ["running", "restarted", "in maintenance", "restarted in maintenance"])
 def test_resuming_sends_an_update_of_unknown_fate_again(tmp_path: Path, when: str) -> None:
     with holding(tmp_path) as cluster:
         b = cluster.nodes[1]
@@ -187,11 +187,13 @@ def test_resuming_sends_an_update_of_unknown_fate_again(tmp_path: Path, when: st
         if when == "restarted":
             cluster.restart()
             until(lambda: cluster.live(b).in_doubt, "it was found in doubt")
-        if when == "in maintenance":
+        if "maintenance" in when:
             cluster.change(b, maintenance=True)
-        cluster_row = done(resume(cluster, b), info="maintenance" if when == "in maintenance" else None)
+        cluster_row = done(resume(cluster, b), info="maintenance" if "maintenance" in when else None)
         assert not cluster_row["held"]
-        if when == "in maintenance":
+        if when == "restarted in maintenance":
+            cluster.restart()
+        if "maintenance" in when:
             assert sequences(b) == [1]
             cluster.change(b, maintenance=False)
         cluster.until_applied(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import zlib
 from pathlib import Path
 
 import gevent
@@ -109,4 +110,12 @@ def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
 
 def test_a_file_of_a_version_without_checksum_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "nodes.json").write_text('{"nodes": [{"id": "a", "host": "h", "port": 1}], "version": 1}')
+    assert NodeStore(str(tmp_path)).load() == Stored(nodes=[StoredNode(id="a", host="h", port=1)])
+
+
+def test_a_file_with_fewer_fields_than_this_version_knows_is_loaded(tmp_path: Path) -> None:
+    """An upgrade that adds a flag must not take every older file for damaged."""
+    contents = {"nodes": [{"id": "a", "host": "h", "port": 1}], "version": 1, "checksum": None}
+    contents["checksum"] = zlib.crc32(json.dumps(contents, separators=(",", ":")).encode())
+    (tmp_path / "nodes.json").write_text(json.dumps(contents, indent=1))
     assert NodeStore(str(tmp_path)).load() == Stored(nodes=[StoredNode(id="a", host="h", port=1)])
