@@ -72,9 +72,10 @@ class NodeStore:
                     "install that Spawn again"
                 )
             stored = msgspec.json.decode(data, type=Stored)
+            intact = stored.checksum in (None, _checksum(data))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._damaged(str(error)) from None
-        if stored.checksum not in (None, _checksum(data)):
+        if not intact:
             raise self._damaged("it is not what was written")
         return msgspec.structs.replace(stored, checksum=None)
 
