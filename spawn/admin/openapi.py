@@ -13,6 +13,7 @@ import falcon
 import msgspec
 
 from spawn.admin.nodes import MAX_RECORDS, NodeBody, NodeItem
+from spawn.admin.parameters import Nothing
 from spawn.admin.queues import PositionChange
 from spawn.admin.rendering import reply_bare
 from spawn.admin.resource import Readable
@@ -41,7 +42,7 @@ HOST: Json = {
 }
 PORT: Json = {"type": "integer", "minimum": 1, "maximum": 65_535}
 
-_STRUCTS = (NodeRecord, NodeItem, NodeBody, QueueStatus, PositionChange, UpdateFate, BackupMade)
+_STRUCTS = (NodeRecord, NodeItem, NodeBody, QueueStatus, PositionChange, Nothing, UpdateFate, BackupMade)
 _REASONS = {
     400: "Bad parameter or body",
     403: "Host or Origin is not configured",
@@ -109,11 +110,11 @@ def _paths() -> Json:
         },
         "/queues/{host}/{port}/resume": {
             "parameters": node,
-            "post": _operation("Let a held node go on", {202: queues}, 400, 404),
+            "post": _verb("Let a held node go on", {202: queues}, 404),
         },
         "/queues/{host}/{port}/clear-diverged": {
             "parameters": node,
-            "post": _operation("A node is as the others again", {202: queues}, 400, 404),
+            "post": _verb("A node is as the others again", {202: queues}, 404),
         },
         "/queues/{host}/{port}/{sequence}": {
             "parameters": (*node, *sequence),
@@ -121,9 +122,9 @@ def _paths() -> Json:
         },
         "/queues/{host}/{port}/{sequence}/retry": {
             "parameters": (*node, *sequence),
-            "post": _operation("Deliver an update to a node once more", {202: queues}, 400, 404, 409, 410, 504),
+            "post": _verb("Deliver an update to a node once more", {202: queues}, 404, 409, 410, 504),
         },
-        "/journal/backup": {"post": _operation("Copy the journal", {201: _ref("Backups")}, 400, 409)},
+        "/journal/backup": {"post": _verb("Copy the journal", {201: _ref("Backups")}, 409)},
         "/updates/{sequence}": {
             "parameters": sequence,
             "get": _operation("What became of an update", {200: _ref("Updates")}, 400, 404, 410),
@@ -143,6 +144,13 @@ _TEXT_PAGES = {
     "/list/nodes/set": "How to create and change nodes",
     "/list/nodes/delete": "How to remove nodes",
 }
+
+
+def _verb(summary: str, answers: dict[int, Json], *refusals: int) -> Json:
+    """A POST that says all in its path: it has no body, or an empty object."""
+    operation = _operation(summary, answers, 400, *refusals, body=_ref("Nothing"))
+    operation["requestBody"]["required"] = False
+    return operation
 
 
 def _operation(summary: str, answers: dict[int, Json], *refusals: int, body: Json | None = None) -> Json:

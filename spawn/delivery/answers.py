@@ -4,7 +4,9 @@ Each update in the open has a *vote*. Workers offer the heads of the final answe
 
 * at once on a good answer (2xx, 301–303) of a node that may speak: one that serves, is not held and not diverged;
 * on a 4xx when every such node has answered, or ``agree_s`` after it came with nothing better;
-* on a 5xx only when every such node has answered so, and no client was told 202: the update is then *rejected*.
+* on a 5xx only when every such node has answered so, and no client was told 202: the update is then *rejected*;
+* on nothing when those who are there turn away who sent it (401, 403, 407), it was accepted, and others are away: it is
+  *left open*, for it may be an expired credential, and the first node that applies it makes the reference.
 
 A client that nobody answers in time, or whom nobody can answer now, gets a 202 and the vote goes on without it: then
 the first clean node that applies the update makes the reference. Nodes that may not speak (they catch up, are held or
@@ -140,8 +142,9 @@ class _Vote:
         self.agree_timer: gevent.Greenlet[..., None] | None = None
 
     def spoken(self, kind: AnswerClass) -> _Ballot | None:
-        """The first ballot of a class from a node that may speak."""
-        return next((b for b in self.ballots.values() if b.speaks and classify(b.status) is kind), None)
+        """The first ballot of a class from a node that may speak; one whose body can be passed on, if there is one."""
+        ballots = [each for each in self.ballots.values() if each.speaks and classify(each.status) is kind]
+        return next((each for each in ballots if each.spool is not None), ballots[0] if ballots else None)
 
     def first(self, kind: AnswerClass, awaited: bool) -> _Ballot | None:
         """The first ballot of a class that counts; ``awaited``: a node that may speak has still to answer."""
@@ -164,25 +167,28 @@ class ReferenceBoard:
         make_spool: Callable[[], Spool],
         on_disagreement: Callable[[str, int, int, int], None],
         on_settled: Callable[[int, int], None] = lambda sequence, status: None,
-        in_sync: Callable[[], Collection[str]] = tuple,
         suspects: Callable[[], Collection[str]] = tuple,
         speakers_before: Callable[[int], Collection[str]] | None = None,
         present_before: Callable[[int], Collection[str]] = lambda sequence: (),
+        expected_before: Callable[[int], Collection[str]] | None = None,
     ) -> None:
-        """``suspects`` are held or diverged; ``speakers_before(sequence)`` those speakers that have still to get it."""
+        """``suspects`` are held or diverged. Those that have still to get an update, by its sequence: the speakers
+        among them, those that are there, and all that are to apply it.
+        """
         self.agree_s = 1.0
         self._journal = journal
         self._speakers = speakers
         self._make_spool = make_spool
         self._on_disagreement = on_disagreement
         self._on_settled = on_settled
-        self._in_sync = in_sync
         self._suspects = suspects
         self._present_before = present_before
         self._speakers_before = speakers_before or (lambda sequence: self._speakers())
+        self._expected_before = expected_before or self._speakers_before
         self.heard_s = -math.inf  # monotonic time at which a node last answered anything with success or a 4xx
         self._votes: dict[int, _Vote] = {}
         self._recent: dict[int, int] = {}
+        self._left_open: dict[int, None] = {}
         self.forgotten = 0  # references up to this sequence may have to be looked up in the journal
 
     # -- the client's side
@@ -192,7 +198,7 @@ class ReferenceBoard:
         ticket.opened(entry)
         vote = self._votes[entry.sequence] = _Vote(entry.sequence, ticket)
         if not self._speakers():
-            self._accept(vote)
+            self._nobody_answers(vote)
 
     def give_up(self, ticket: Ticket) -> Result:
         """The client's time is over: it gets its 202, unless an answer has come this very moment."""
@@ -245,7 +251,8 @@ class ReferenceBoard:
         kind = classify(head.status)
         speakers = self._speakers()
         speaks = not speakers or node_id in speakers
-        wanted = vote.ticket is not None and speaks and vote.first(kind, awaited=True) is None
+        first = vote.spoken(kind)
+        wanted = vote.ticket is not None and speaks and (first is None or first.spool is None)
         spool = self._make_spool() if wanted else None
         weak = repeat and kind is AnswerClass.CLIENT and head.status not in NOT_DONE_BEFORE
         vote.ballots[node_id] = _Ballot(head.status, speaks, node_id not in self._suspects(), weak, head, spool)
@@ -260,6 +267,10 @@ class ReferenceBoard:
         ):
             vote.settled.wait(timeout_s)
         return self.reference_of(entry)
+
+    def is_left_open(self, sequence: int) -> bool:
+        """Whether those who turn it away are to go on without the update, which others may yet apply."""
+        return sequence in self._left_open
 
     def withdraw(self, node_id: str, sequence: int) -> None:
         """The worker turns away from its answer (it will try again): the ballot no longer counts."""
@@ -301,17 +312,21 @@ class ReferenceBoard:
         client = self._turned_down(vote, awaited)
         speakers = self._speakers()
         # While nobody may speak, all are waited for: one lost session must not speak for everybody.
-        if not (awaited if speakers else any(node_id not in vote.ballots for node_id in self._in_sync())):
+        if not (awaited if speakers else self._expected(vote)):
             server = vote.first(AnswerClass.SERVER, awaited)
             if client is not None:
-                self._settle(vote, client)
+                self._turn_down(vote, client)
                 return
-            # Without speakers it is accepted, not rejected; so it is where one of them did not take part.
+            # Without speakers it is accepted, not rejected; so it is where one of them did not take part, or where
+            # there is no answer left that its client could be given.
             if server is not None and speakers and not vote.accepted and vote.ballots.keys() >= set(speakers):
-                self._settle(vote, server)
+                if vote.ticket is None or server.spool is not None:
+                    self._settle(vote, server)
+                else:
+                    self._accept(vote)
                 return
-            if vote.ticket is not None and speakers:  # nobody is left that would answer
-                self._accept(vote)
+            if vote.ticket is not None and speakers:
+                self._nobody_answers(vote)
                 return
         elif client is not None and vote.agree_timer is None:
             vote.agree_timer = gevent.spawn_later(self.agree_s, self._agree, vote)
@@ -329,8 +344,35 @@ class ReferenceBoard:
         vote.agree_timer = None
         client = self._turned_down(vote, self._awaited(vote))
         if client is not None and vote.reference is None:
-            self._settle(vote, client)
+            self._turn_down(vote, client)
         else:
+            self._let_go(vote)
+
+    def _expected(self, vote: _Vote) -> bool:
+        """Whether any node at all has still to answer."""
+        return any(node_id not in vote.ballots for node_id in self._expected_before(vote.sequence))
+
+    def _turn_down(self, vote: _Vote, client: _Ballot) -> None:
+        """By a 4xx. What was accepted is not turned down by strangers' answers alone while somebody is away."""
+        others_away = vote.accepted and not self._speakers() and self._expected(vote)
+        if client.status in NOT_LET_IN and (others_away or vote.sequence in self._left_open):
+            self._leave_open(vote)
+        else:
+            self._settle(vote, client)
+
+    def _leave_open(self, vote: _Vote) -> None:
+        """No reference yet: the workers that wait go on without the update, and their nodes stay flagged."""
+        self._left_open[vote.sequence] = None
+        if len(self._left_open) > RECENT_REFERENCES:
+            del self._left_open[next(iter(self._left_open))]
+        vote.settled.set()
+
+    def _nobody_answers(self, vote: _Vote) -> None:
+        """No speaker is left that would; somebody else may apply it later, or nobody will."""
+        if self._expected_before(vote.sequence):
+            self._accept(vote)
+        else:
+            self._resolve(vote, Removed(vote.sequence))
             self._let_go(vote)
 
     def _settle(self, vote: _Vote, chosen: _Ballot) -> None:
@@ -389,7 +431,7 @@ class ReferenceBoard:
 
 
 def _discard(ballot: _Ballot) -> None:
-    """Nobody will read this answer's body."""
+    """Nobody will read this answer's body. Closing its file may take time, and a vote is changed at one go."""
     if ballot.spool is not None:
-        ballot.spool.discard()
+        gevent.spawn(ballot.spool.discard)
         ballot.spool = None

@@ -15,7 +15,7 @@ import gevent
 
 from spawn.config.schema import DeliveryConfig, Timeouts
 from spawn.counters import Counters
-from spawn.delivery.answers import ReferenceBoard
+from spawn.delivery.answers import NOT_LET_IN, ReferenceBoard
 from spawn.delivery.outgoing import outgoing
 from spawn.delivery.pace import CatchUpPace
 from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify, retry_after_s
@@ -59,6 +59,7 @@ class Sender:
         suspect: Callable[[Node], None],
     ) -> None:
         self.last_sent_s = 0.0  # when the last delivery began
+        self.taken = False  # whether the last answer was a good one
         self._node = node
         self._journal = journal
         self._client = client
@@ -96,7 +97,8 @@ class Sender:
         try:
             answer = self.send(entry, trial.method)
         except BodyUnreadable as error:
-            if error.lost:
+            trial.unreadable += 1
+            if error.lost or trial.unreadable >= trial.limits.attempts_uncertain:
                 raise JournalDamaged(str(error)) from None
             self._trouble(f"cannot be given update {entry.sequence} ({error})")
             return Verdict.RETRY, None
@@ -134,8 +136,14 @@ class Sender:
             self._counters.add("delivery.not-now")
             self._trouble(f"answers {head.status} to update {entry.sequence}")
             wait_s = retry_after_s(get(head.headers, b"retry-after"), get(head.headers, b"date")) or 0.0
-            return trial.not_now(node.healthy), max(wait_s, self._backoff.next_s())
-        verdict = trial.answered(head.status, self._board.reference_of(entry))
+            wait_s = max(wait_s, self._backoff.next_s())
+            if head.status == 504:  # whoever stands before the node has sent it
+                node.in_doubt = True
+                return trial.fate_unknown(node.healthy), wait_s
+            trial.repeat |= head.status == 502  # so may this one have
+            return trial.not_now(node.healthy), wait_s
+        self.taken = classify(head.status) is AnswerClass.GOOD
+        verdict = trial.answered(head.status, self._board.reference_of(entry), node.healthy)
         spool = self._board.offer(node.id, entry, head, trial.repeat)
         try:
             self.carry(answer, spool)
@@ -155,11 +163,13 @@ class Sender:
     def _compare(self, entry: Entry, trial: Trial, status: int) -> Verdict:
         """What an answer that is not good means, once the others have spoken."""
         reference = self._board.await_reference(self._node.id, entry, self._settings.timeouts.answer)
+        if reference is None and status in NOT_LET_IN and self._board.is_left_open(entry.sequence):
+            return Verdict.REFUSED
         if reference is None:  # there is nothing to disagree with; perhaps nobody can apply anything now
             return trial.not_now(self._node.healthy)
         if reference == status or classify(reference) is classify(status):
             return Verdict.APPLIED if status < 500 else Verdict.REJECTED
-        return trial.answered(status, reference)
+        return trial.answered(status, reference, self._node.healthy)
 
     def _trouble(self, what: str) -> None:
         """Say once that the node makes trouble, not at every attempt."""

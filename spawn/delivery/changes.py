@@ -28,7 +28,7 @@ from spawn.delivery.types import (
     PutResult,
     VerbConflict,
 )
-from spawn.errors import JournalFull
+from spawn.errors import JournalFull, StateError
 from spawn.journal.base import Outcome
 from spawn.nodes.node import Node, NodeEvent, NodeRecord
 
@@ -50,20 +50,9 @@ class Changes:
     def put_node(self, host: str, port: int, change: NodeChange, position: Position | None, peer: str) -> PutResult:
         """Create or change the node at ``host:port``. Raises ``NodeConflict`` and ``PositionConflict``."""
         with self._one_at_a_time:
-            found = self._registry.find(host, port)
-            before = found[0].record if found else NodeRecord(host=host, port=port)
-            after = _merge(before, change)
-            if (not found or after.authority != before.authority) and self._registry.find(after.host, after.port):
-                raise NodeConflict(f"there is already a node at {after.authority}")
-            if position is not None:
-                self._checked(position)
-            node = found[0] if found else self._create(after, peer)
-            if found:
-                self._change(node, after, peer)
-            if position is not None:
-                self._place(node, position, peer)
-            self._fleet.store()
-            return PutResult(created=not found, record=node.record, note=OUT_OF_SYNC_NOTE if node.out_of_sync else "")
+            result, stopped = self._put(host, port, change, position, peer)
+            self._keep(stopped)
+            return result
 
     def put_nodes(self, changes: Sequence[tuple[str, int, NodeChange]], peer: str) -> list[PutResult]:
         """Many at once; their deliveries in flight end at the same time. Raises as ``put_node``."""
@@ -76,15 +65,19 @@ class Changes:
             ]
             gevent.joinall([gevent.spawn(self._fleet.stop_worker, node) for node in stopping])
             try:
-                return [self.put_node(host, port, change, None, peer) for host, port, change in changes]
+                done = [self._put(host, port, change, None, peer) for host, port, change in changes]
             finally:
                 for node in stopping:  # an earlier one has failed
                     self._fleet.reconcile(node)
+            self._keep(any(stopped for _, stopped in done))
+            return [result for result, _ in done]
 
     def delete_nodes(self, host: str | None, port: int | None, peer: str) -> int:
         """Delete the nodes that match; returns how many there were."""
         with self._one_at_a_time:
             nodes = self._registry.find(host, port)
+            if not nodes:
+                return 0
             for node in nodes:
                 self._registry.remove(node)
                 log.warning(
@@ -92,6 +85,8 @@ class Changes:
                 )
             self._fleet.refresh()  # clients that wait for these nodes need not wait for what follows
             gevent.joinall([gevent.spawn(self._fleet.leave, node) for node in nodes])
+            for node in nodes:
+                self._fleet.forget(node)
             self._fleet.store()
             for node in nodes:
                 self._journal.forget(node.id)
@@ -132,12 +127,16 @@ class Changes:
             if self._fleet.skips.have(node, sequence):
                 return node, f"update {sequence} was taken out of the queue before"
             if sequence > node.position + 1:
-                self._skip(node, sequence, peer)
-                return node, ""
+                self._store_as_diverged(node, "the update stays in the queue")
+                if sequence > node.position + 1:  # else its worker has come that far meanwhile
+                    self._skip(node, sequence, peer)
+                    return node, ""
             self._fleet.stop_worker(node)
             try:
                 if node.position >= sequence:
+                    self._fleet.flag()  # it may have been stored as diverged above
                     raise VerbConflict(f"update {sequence} has just been {self._became(node, sequence)}")
+                self._store_as_diverged(node, "the update stays in the queue")
                 node.held = False  # the next one is tried at once; how many were refused in a row is not forgotten
                 self._skip(node, sequence, peer)
             finally:
@@ -198,6 +197,7 @@ class Changes:
             )
 
     def _skip(self, node: Node, sequence: int, peer: str) -> None:
+        """The node is stored as diverged."""
         log.warning("node %s is not given update %d, which it lacks from now on, by %s", node.name, sequence, peer)
         self._fleet.skips.add(node, sequence)  # first, and without a switch since the position was looked at
         self._journal.record(node.id, sequence, sequence, Outcome.SKIPPED)
@@ -205,6 +205,16 @@ class Changes:
         self._fleet.mark_diverged(node)  # and a client that waits for this node alone is answered
         self._make_durable()
         self._fleet.store()
+
+    def _store_as_diverged(self, node: Node, otherwise: str) -> None:
+        """Before what makes the node differ: a crash must not leave that without the flag.
+
+        The caller goes on to set it without a switch. Raises ``NotPossibleNow``: nothing has changed.
+        """
+        try:
+            self._registry.save(diverged=node)
+        except StateError as error:
+            raise NotPossibleNow(f"{otherwise}, since Spawn {error}") from None
 
     def _became(self, node: Node, sequence: int) -> str:
         fate = self._journal.fate(sequence)
@@ -225,7 +235,34 @@ class Changes:
         if not durable:
             raise NotPossibleNow("it is done, but a crash would forget it: the journal's disk is full or too slow")
 
+    def _keep(self, stopped: bool) -> None:
+        """Make durable what was changed, and how far the nodes are whose deliveries were stopped by that."""
+        try:
+            if stopped:
+                self._make_durable()
+        finally:
+            self._fleet.store()
+
     # -- steps
+
+    def _put(
+        self, host: str, port: int, change: NodeChange, position: Position | None, peer: str
+    ) -> tuple[PutResult, bool]:
+        """Not stored yet. Also whether deliveries to the node were stopped."""
+        found = self._registry.find(host, port)
+        before = found[0].record if found else NodeRecord(host=host, port=port)
+        after = _merge(before, change)
+        if (not found or after.authority != before.authority) and self._registry.find(after.host, after.port):
+            raise NodeConflict(f"there is already a node at {after.authority}")
+        if position is not None:
+            self._checked(position)
+        node = found[0] if found else self._create(after, peer)
+        stopped = bool(found) and self._change(node, after, peer)
+        if position is not None:
+            self._fleet.flag()  # the change is stored also when there is no place for the node
+            self._place(node, position, peer)
+        note = OUT_OF_SYNC_NOTE if node.out_of_sync else ""
+        return PutResult(created=not found, record=node.record, note=note), stopped
 
     def _node(self, host: str, port: int) -> Node:
         found = self._registry.find(host, port)
@@ -237,23 +274,31 @@ class Changes:
         log.info("node %s: created by %s", record.authority, peer)
         return self._fleet.join(record)
 
-    def _change(self, node: Node, after: NodeRecord, peer: str) -> None:
-        before, node.record = node.record, after
+    def _change(self, node: Node, after: NodeRecord, peer: str) -> bool:
+        """Whether deliveries to the node were stopped by it."""
+        before = node.record
         if before == after:
-            return
+            return False
         log.info("node %s is changed by %s: %s", before.authority, peer, _difference(before, after))
+        delivered, moved = self._fleet.may_deliver(node), before.authority != after.authority
+        if moved:
+            self._fleet.stop_worker(node)  # what the old address has in hand, it still answers for
+        node.record = after
         if before.active and not after.active:
             self._deactivate(node)
         elif after.active and not before.active:
             self._activate(node)
         elif after.active:
-            if before.authority != after.authority:
+            if moved:
                 node.healthy = False
                 self._fleet.on_health(node, NodeEvent.FAIL)  # nothing is known of what is there now
                 self._fleet.checker.poke(node)
             if before.maintenance != after.maintenance:
                 self._set_maintenance(node)
+            elif moved:
+                self._fleet.reconcile(node)
         self._fleet.refresh()
+        return delivered and not self._fleet.may_deliver(node)
 
     def _deactivate(self, node: Node) -> None:
         node.apply(NodeEvent.DEACTIVATE)
@@ -274,7 +319,7 @@ class Changes:
         if missed and not node.out_of_sync:
             node.out_of_sync = True
             log.warning("node %s was inactive, missed %s and is %s", node.name, counted(missed), OUT_OF_SYNC)
-        self._fleet.enter(node, doubtful=0)
+        self._fleet.enter(node)
 
     def _set_maintenance(self, node: Node) -> None:
         entering = node.record.maintenance
@@ -295,36 +340,46 @@ class Changes:
     def _place(self, node: Node, position: Position, peer: str) -> None:
         self._fleet.stop_worker(node)
         try:
-            number = self._checked(position)
-        except PositionConflict:  # pruned while the worker took its time to stop
+            number = self._checked(position)  # again: the worker may have taken its time to stop
+            lacks = node.record.active and not node.out_of_sync and number > node.position
+            if lacks:
+                self._store_as_diverged(node, "the position is as it was")
+                self._fleet.mark_diverged(node)  # before its position says that it has what it lacks
+            self._move(node, number, lacks, peer)
+        finally:
             self._fleet.reconcile(node)
-            raise
-        before, in_sync = node.position, node.record.active and not node.out_of_sync
-        ahead = [
-            each for each in self._journal.outcomes(node.id, max(before, number)) if each.outcome is Outcome.SKIPPED
-        ]
-        if number > before and in_sync:
-            self._journal.record(node.id, before + 1, number, Outcome.SKIPPED)
-        if number < self._journal.head:
-            self._journal.record(node.id, number + 1, self._journal.head, None)  # it gets these, maybe again
-        for each in ahead:  # but not what was taken out of its queue
-            self._journal.record(node.id, each.first, each.last, Outcome.SKIPPED)
+
+    def _move(self, node: Node, number: int, lacks: bool, peer: str) -> None:
+        """To another position; what was wrong with the node is forgotten once it is there."""
+        before = node.position
+        self._record_move(node, number, lacks)
         self._note(node, min(before, number) + 1, max(before, number), "position", peer)
         self._fleet.refusals.forget(node)
-        node.held = node.in_doubt = node.resend = node.out_of_sync = False  # from now on the rest is not pruned
-        node.in_row.clear()
         self._fleet.set_position(node, number)
         self._fleet.skips.load(node)
-        node.attempts, node.last_error = 0, ""
-        node.diverged = in_sync and number > before  # else it is as the operator says; what was refused is settled
-        node.refused = 0 if not node.diverged else node.refused
+        node.held = node.in_doubt = node.resend = node.out_of_sync = False  # from now on the rest is not pruned
+        node.in_row.clear()
+        node.attempts = node.doubt_until = 0
+        node.last_error = ""
+        node.diverged = lacks  # else it is as the operator says; what was refused is settled
+        node.refused = node.refused if lacks else 0
         log.warning("node %s is put from position %d to %d by %s", node.name, before, number, peer)
-        if number < self._journal.tail - 1:  # a step of pruning that was under way has taken it
+        self._fleet.set_position(node, number)  # again: it comes after a step of pruning that was under way
+        if number < self._journal.tail - 1:
             node.out_of_sync = True
-            self._fleet.reconcile(node)
             raise PositionConflict(f"position {number} has just ceased to be retained")
         self._fleet.behind(node)
-        self._fleet.reconcile(node)
+
+    def _record_move(self, node: Node, number: int, lacks: bool) -> None:
+        """What becomes of the updates between the two positions, and of those beyond."""
+        journal, before = self._journal, node.position
+        ahead = [each for each in journal.outcomes(node.id, max(before, number)) if each.outcome is Outcome.SKIPPED]
+        if lacks:
+            journal.record(node.id, before + 1, number, Outcome.SKIPPED)
+        if number < journal.head:
+            journal.record(node.id, number + 1, journal.head, None)  # it gets these, maybe again
+        for each in ahead:  # but not what was taken out of its queue
+            journal.record(node.id, each.first, each.last, Outcome.SKIPPED)
 
 
 def _state(node: Node) -> str:

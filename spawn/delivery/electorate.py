@@ -22,6 +22,10 @@ class Electorate:
         held = {node.id for node in self._fleet.registry.nodes if node.held}
         return (self._fleet.present() - held) & self._before(sequence)
 
+    def expected_before(self, sequence: int) -> frozenset[str]:
+        """Ids of the nodes that are to get that update some day, or have it in hand."""
+        return self._fleet.ids_in_sync() & self._before(sequence)
+
     def _before(self, sequence: int) -> frozenset[str]:
         skips = self._fleet.skips
         nodes = self._fleet.registry.nodes

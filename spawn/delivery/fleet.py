@@ -60,6 +60,7 @@ class Fleet:
         freshness: Freshness,
         make_worker: Callable[[Node, WorkerEvents], Worker],
         counters: Counters,
+        forget_connections: Callable[[str], None] = lambda node_id: None,
     ) -> None:
         self.registry = registry
         self.journal = journal
@@ -68,11 +69,13 @@ class Fleet:
         self.speakers: frozenset[str] = frozenset()  # ids of the nodes whose answer may be the client's
         self._make_worker = make_worker
         self._counters = counters
+        self._forget_connections = forget_connections
         self._workers: dict[str, Worker] = {}
         self._targets: dict[str, int] = {}  # the head as it stood when a node came back
-        self._cut: set[str] = set()  # nodes whose last worker was stopped in the middle of a delivery
         self.changing = RLock()  # one change of the set of nodes at a time, whoever makes it
-        self.refusals = Refusals(self.ids_in_sync, self.present, registry.by_id, self._vindicate, self._on_late_success)
+        self.refusals = Refusals(
+            self.ids_in_sync, self.in_reach, registry.by_id, self._vindicate, self._on_late_success
+        )
         self.skips = Skips(journal)
         self._nobody_serves = True
         self._switching: defaultdict[str, RLock] = defaultdict(RLock)  # a node never has two workers
@@ -108,14 +111,15 @@ class Fleet:
             self.skips.load(node)
             node.in_row = set(range(-HOLD_AFTER + 1, 0)) if node.held else set()
         self.freshness.raise_to(self.journal.head)
-        doubtful = {node.id: 0 if node.settled or node.held else WINDOW for node in self.registry.nodes}
         for node in self.registry.nodes:
+            window = 0 if node.settled or node.held else WINDOW
+            node.doubt_until = min(node.position + window, self.journal.head)
             node.settled = False
         self.registry.save()  # before anything is delivered
         for node in list(self.registry.nodes):
             if node.out_of_sync and node.record.active:
                 log.warning("node %s is %s", node.name, OUT_OF_SYNC)
-            self.enter(node, doubtful[node.id])
+            self.enter(node)
         self.add_file_nodes(file_nodes)
         self._saver = gevent.spawn(self._save_when_needed)
 
@@ -154,7 +158,9 @@ class Fleet:
         self._stopping = True
         stops = {node_id: gevent.spawn(worker.stop, deadline_s) for node_id, worker in self._workers.items()}
         gevent.joinall(list(stops.values()), timeout=deadline_s + 2.0)
-        self._cut.update(node_id for node_id, stopped in stops.items() if stopped.value is not True)
+        for node in self.registry.nodes:
+            if node.id in stops and stops[node.id].value is not True:
+                _was_cut(node)
         self._workers.clear()
         if self._saver is not None:
             self._saver.kill(block=True, timeout=1.0)
@@ -168,7 +174,7 @@ class Fleet:
         except JournalError:
             durable = False
         for node in self.registry.nodes:
-            node.settled = durable and not node.in_doubt and node.id not in self._cut
+            node.settled = durable and not node.in_doubt and node.position >= node.doubt_until
         self._save()
 
     # -- joining and leaving
@@ -186,7 +192,7 @@ class Fleet:
         node = self.registry.add(record)
         node.out_of_sync = self.journal.head > 0
         self.set_position(node, 0)
-        self.enter(node, doubtful=0)
+        self.enter(node)
         if node.out_of_sync:
             log.warning("node %s is added and %s", node.name, OUT_OF_SYNC)
         else:
@@ -199,14 +205,14 @@ class Fleet:
             self.journal.set_position(node.id, position)
         node.position = position
 
-    def enter(self, node: Node, doubtful: int) -> None:
+    def enter(self, node: Node) -> None:
         """Bring a node that was just made or loaded into the state that its record asks for."""
         if node.record.active:
             node.apply(NodeEvent.ACTIVATE)
             if node.record.maintenance:
                 node.apply(NodeEvent.ENTER_MAINTENANCE)
             self.checker.add(node)
-        self.reconcile(node, doubtful)
+        self.reconcile(node)
 
     def leave(self, node: Node) -> None:
         """Stop everything about a node; what it still had to get is no longer its business."""
@@ -215,46 +221,50 @@ class Fleet:
         self.refusals.forget(node)
         self.skips.forget(node)
         self._targets.pop(node.id, None)
-        self._cut.discard(node.id)
+
+    def forget(self, node: Node) -> None:
+        """It has left and is no more: keep nothing of it."""
+        self._switching.pop(node.id, None)
+        self._forget_connections(node.id)
 
     # -- workers
 
     def may_deliver(self, node: Node) -> bool:
         return node.state not in (NodeState.INACTIVE, NodeState.MAINTENANCE) and not node.out_of_sync
 
-    def reconcile(self, node: Node, doubtful: int = 0) -> None:
+    def reconcile(self, node: Node) -> None:
         """Start or stop the node's worker as its state and flags ask; waits for a delivery in flight."""
         with self._switching[node.id]:
             worker = self._workers.get(node.id)
             if self.may_deliver(node) and worker is None and not self._stopping:
-                self._start_worker(node, doubtful)
+                self._start_worker(node)
             elif worker is not None and not self.may_deliver(node):
                 self.stop_worker(node)
         self.refresh()
 
-    def _start_worker(self, node: Node, doubtful: int) -> None:
-        if node.in_doubt or node.id in self._cut:
-            self._cut.discard(node.id)
-            doubtful = max(doubtful, 1)
+    def _start_worker(self, node: Node) -> None:
+        if node.in_doubt:
+            node.doubt_until = max(node.doubt_until, node.position + 1)
         events = WorkerEvents(
             self._on_advanced,
             self._on_flagged,
             self.checker.poke,
             self._on_given_up,
             self.mark_diverged,
+            self._store_flags,
             self._on_unconfirmed,
             self.skips.have,
             self.refusals.retract,
         )
         worker = self._make_worker(node, events)
         self._workers[node.id] = worker
-        worker.start(doubtful)
+        worker.start()
 
     def stop_worker(self, node: Node) -> None:
         with self._switching[node.id]:
             worker = self._workers.pop(node.id, None)
             if worker is not None and not worker.stop(IN_FLIGHT_S):
-                self._cut.add(node.id)
+                _was_cut(node)
                 log.warning("node %s: the delivery in flight was cut after %g s", node.name, IN_FLIGHT_S)
 
     def resume(self, node: Node) -> None:
@@ -265,7 +275,7 @@ class Fleet:
         node.in_row.clear()
         worker = self._workers.get(node.id)
         if worker is not None:
-            worker.wake()
+            worker.resume()
 
     def retry(self, node: Node, sequence: int) -> End:
         """Have the node's worker deliver once more what it is done with; see ``Retries.ask`` for what it raises."""
@@ -299,7 +309,8 @@ class Fleet:
     def _on_advanced(self, node: Node) -> None:
         if node.state is NodeState.CATCHING_UP:
             self._check_caught_up(node)
-        self.freshness.notify()
+        elif node.state is NodeState.SERVING:
+            self.freshness.reached(node.position)
 
     def _on_flagged(self, node: Node) -> None:
         """A worker has set or cleared a flag; it may be the very worker that has to stop, so that is left to a
@@ -315,7 +326,7 @@ class Fleet:
         if blame is not Blame.UPDATE:
             return blame
         log.critical(
-            "update %d was acknowledged, but every node was given it in vain (the last one %s); all go on without it, "
+            "update %d was taken, but every node was given it in vain (the last one %s); all go on without it, "
             "GET /updates/%d names it",
             sequence,
             node.last_error,
@@ -346,6 +357,9 @@ class Fleet:
         """An update has its reference answer."""
         if status >= 500:
             log.info("update %d is rejected: every serving node answered %d; others will not get it", sequence, status)
+            for node in self.registry.nodes:
+                if node.in_doubt and node.position == sequence - 1 and node.id in self._workers:
+                    self._workers[node.id].wake()  # it may have applied it: that is to be known soon
         if classify(status) is AnswerClass.GOOD:
             self.refusals.confirm(sequence)
 
@@ -358,6 +372,12 @@ class Fleet:
         """Ids of the nodes that can apply updates now."""
         states = (NodeState.SERVING, NodeState.CATCHING_UP)
         return frozenset(n.id for n in self.registry.nodes if n.state in states and not n.out_of_sync)
+
+    def in_reach(self, sequence: int) -> frozenset[str]:
+        """Ids of the nodes that can apply that update now, or are past it."""
+        present = self.present()
+        nodes = self.registry.nodes
+        return frozenset(n.id for n in nodes if n.id in present and not n.held and n.position >= sequence - 1)
 
     def ids_in_sync(self) -> frozenset[str]:
         """Ids of the nodes that are to apply updates, whether they can now or not."""
@@ -442,6 +462,11 @@ class Fleet:
             self.flag()
             raise StateError(f"the change holds, but a restart would undo it, since Spawn {error}") from None
 
+    def _store_flags(self) -> None:
+        """Return when they are on disk, or at the stop: a position must not outlive the flag that explains it."""
+        while not self._save() and not self._stopping:
+            gevent.sleep(SAVE_RETRY_S)
+
     def _save_when_needed(self) -> None:
         while True:
             self._unsaved.wait()
@@ -493,3 +518,9 @@ class Fleet:
         """Updates that each active node has yet to get, by name."""
         head = self.journal.head
         return {node.name: head - node.position for node in self.registry.nodes if node.record.active}
+
+
+def _was_cut(node: Node) -> None:
+    """Its worker was stopped in the middle of a delivery."""
+    node.in_doubt = True
+    node.doubt_until = max(node.doubt_until, node.position + 1)

@@ -67,6 +67,11 @@ class Trial:
     attempts: int = 0
     disagreements: int = 0
     uncertain: int = 0
+    unreadable: int = 0  # times that the journal could not give the body
+
+    def begin_anew(self) -> None:
+        """An operator has looked after the node: what it answered before no longer counts."""
+        self.disagreements = self.uncertain = 0
 
     def may_be_done(self, status: int) -> bool:
         """Whether this answer to a repeat may mean that the update had been applied already."""
@@ -75,8 +80,11 @@ class Trial:
             kind is AnswerClass.GOOD or (kind is AnswerClass.CLIENT and status not in NOT_DONE_BEFORE)
         )
 
-    def answered(self, status: int, reference: int | None) -> Verdict:
-        """A complete final head came. ``reference`` is the reference answer's status, if there is one."""
+    def answered(self, status: int, reference: int | None, healthy: bool) -> Verdict:
+        """A complete final head came. ``reference`` is the reference answer's status, if there is one.
+
+        A 5xx against it counts only while the node passes its health check: else it is out of order as a whole.
+        """
         mine = classify(status)
         if mine is AnswerClass.NOT_NOW:
             return Verdict.RETRY
@@ -91,7 +99,7 @@ class Trial:
             return Verdict.APPLIED
         if mine is AnswerClass.GOOD:
             return Verdict.DIVERGED
-        return self.disagreed()
+        return self.disagreed() if healthy or mine is not AnswerClass.SERVER else Verdict.RETRY
 
     def disagreed(self) -> Verdict:
         self.disagreements += 1

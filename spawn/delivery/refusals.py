@@ -18,25 +18,25 @@ REMEMBERED = 1_024  # updates
 class Blame(enum.Enum):
     """Whose fault it is that a node gave an update up, as far as is known."""
 
-    NODE = "node"  # other nodes that are there have not given it up
-    OPEN = "open"  # all that are there have, of more than one; those that are away have not spoken
+    NODE = "node"  # other nodes that could apply it now have not given it up
+    OPEN = "open"  # all that could have, of more than one; those that are away, held or behind have not spoken
     UPDATE = "update"  # all nodes have
 
 
 class Refusals:
-    """``expected`` are the ids of all nodes that are to apply updates, ``present`` those that can now."""
+    """``expected`` are the ids of all nodes that are to apply updates, ``in_reach`` those that can apply one now."""
 
     def __init__(
         self,
         expected: Callable[[], Collection[str]],
-        present: Callable[[], Collection[str]],
+        in_reach: Callable[[int], Collection[str]],
         node_of: Callable[[str], Node | None],
         vindicated: Callable[[str, int, bool], None],
         differs: Callable[[Node, int], None],
     ) -> None:
         """``vindicated(node_id, sequence, by_all)``; ``differs``: others have applied what all had given up."""
         self._expected = expected
-        self._present = present
+        self._in_reach = in_reach
         self._differs = differs
         self._node_of = node_of
         self._vindicated = vindicated
@@ -52,8 +52,8 @@ class Refusals:
         who.add(node.id)
         if len(self._by) > REMEMBERED:
             self.confirm(next(iter(self._by)))
-        expected, present = self._expected(), self._present()
-        if len(who) < 2 or not who.issuperset(present):
+        expected = self._expected()
+        if len(who) < 2 or not who.issuperset(self._in_reach(sequence)):
             return Blame.NODE
         if not who.issuperset(expected):
             for node_id in who - {node.id}:

@@ -1,8 +1,8 @@
 """What the journal may forget, and what happens when it is full.
 
 Entries go when every node that gets deliveries has durably passed them; while some node may still be given a position
-(it is out of sync, or inactive), they stay ``journal.retain`` longer. Pruning goes in small steps, so that updates
-never wait for it.
+(it is out of sync, or inactive), they stay ``journal.retain`` longer. While no node gets deliveries at all, nothing
+goes: the journal is the only copy. Pruning goes in small steps, so that updates never wait for it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Retention:
         self._now = now
         self._making_room = RLock()
         self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._said = ""
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -51,10 +52,17 @@ class Retention:
             gevent.sleep(PERIOD_S)
             try:
                 self.prune()
+                self._said = ""
             except JournalError as error:
                 if self._journal.broken:
                     return
-                log.error("pruning failed: %s", error)
+                self._say(str(error))
+
+    def _say(self, what: str) -> None:
+        """Once until it is another reason, or goes well."""
+        if what != self._said:
+            log.error("pruning failed, it is tried again every %g s: %s", PERIOD_S, what)
+            self._said = what
 
     def prune(self) -> int:
         """Forget all that may be forgotten now; returns how many entries and records went."""
@@ -70,7 +78,7 @@ class Retention:
         nodes = self._fleet.registry.nodes
         delivered = [node for node in nodes if node.record.active and not node.out_of_sync]
         positions = self._journal.positions()  # those not durable yet become so before anything is pruned
-        upto = min((positions.get(node.id, 0) for node in delivered), default=self._journal.head)
+        upto = min((positions.get(node.id, 0) for node in delivered), default=0)
         at_once = force or (len(delivered) == len(nodes) and bool(nodes))
         return upto, math.inf if at_once else now - self._retain_s, now - self._retain_s
 

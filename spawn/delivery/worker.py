@@ -50,6 +50,7 @@ class WorkerEvents:
     suspect: Callable[[Node], None]  # the node behaves as if its health had changed
     gives_up: Callable[[Node, int], Blame]  # on an update that nobody is known to have applied
     differs: Callable[[Node], None]  # the node surely does not have what others have, or the other way round
+    stored: Callable[[], None]  # returns when the flags are on disk: this one blocks
     flagged: Callable[[Node, int], None]  # the node goes on without an update that others may have applied
     skips: Callable[[Node, int], bool]  # whether an operator has taken the update out of the node's queue
     retracts: Callable[[Node, int], None]  # the node has not given the update up after all
@@ -90,14 +91,15 @@ class Worker:
         self._vindicated = 0
         self._postponed = 0  # the update that is kept because of an outage
         self._first = 0
-        self._doubt_until = 0
+        self._began = 0  # the first update of this worker
         self._declared = 0
+        self._held_for = ""
+        self._resumed = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
-    def start(self, doubtful: int) -> None:
-        """Begin at the node's position; the next ``doubtful`` updates may have been delivered before."""
-        self._first = self.node.position + 1
-        self._doubt_until = min(self.node.position + doubtful, self._journal.head)
+    def start(self) -> None:
+        """Begin at the node's position."""
+        self._first = self._began = self.node.position + 1
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self, deadline_s: float) -> bool:
@@ -120,6 +122,11 @@ class Worker:
         self._backoff.reset()
         self._waken.set()
         self._feed.wake()
+
+    def resume(self) -> None:
+        """An operator says that the node is well again: what it did before no longer counts."""
+        self._resumed = True
+        self.wake()
 
     def retry(self, sequence: int) -> End:
         """Deliver an update once more that the node is done with; see ``Retries.ask``."""
@@ -154,7 +161,7 @@ class Worker:
                 return
             except Exception:  # a node without a worker would get nothing until the next start
                 log.exception("an error in Spawn: a delivery to node %s failed; it is tried again", self.node.name)
-                self._doubt_until = max(self._doubt_until, self.node.position + 1)
+                self.node.doubt_until = max(self.node.doubt_until, self.node.position + 1)
                 self._waken.clear()
                 self._pause(FAULT_PAUSE_S)
 
@@ -168,12 +175,12 @@ class Worker:
         entry = self._feed.next(node.position, IDLE_S)
         if entry is not None and node.state is not NodeState.SERVING:
             rate = self._settings.delivery.catch_up_rate
-            self._pause(self._settings.pace.wait_s(rate, self._sender.last_sent_s, self._counters))
+            self._pause(self._settings.pace.wait_s(node.id, rate, self._sender.last_sent_s, self._counters))
         return entry
 
     def _deliver(self, entry: Entry) -> None:
         """Try until this update is done with on this node, or the worker is told to stop."""
-        trial = Trial(effective_method(entry), self._settings.delivery, repeat=entry.sequence <= self._doubt_until)
+        trial = Trial(effective_method(entry), self._settings.delivery, repeat=entry.sequence <= self.node.doubt_until)
         patience = Patience(trial.limits.attempts_uncertain, time.monotonic())
         self.node.attempts = 0
         while not self._stopping:
@@ -189,6 +196,9 @@ class Worker:
             if self._vindicated == entry.sequence:
                 self._give_up_with_all(entry)
                 return
+            if self._resumed:
+                self._resumed = False
+                trial.begin_anew()
             self._waken.clear()  # what wakes the worker during the attempt cuts the pause after it short
             if self._retries:
                 self._retries.carry_out()
@@ -273,13 +283,13 @@ class Worker:
             self._counters.add("delivery.applied")
             if self.node.state is not NodeState.SERVING:
                 self._counters.add("delivery.caught-up")
-            self._finish(entry, None)
+            self._finish(entry, None, took=self._sender.taken)
         elif verdict is Verdict.REJECTED:
             self._counters.add("delivery.rejected")
             self._finish(entry, None)
         elif verdict is Verdict.DIVERGED:
             self._diverge(f"has applied update {entry.sequence}, which the others turned down")
-            self._finish(entry, None)
+            self._finish(entry, None, took=True)
         elif verdict is Verdict.SKIP:
             self._counters.add("delivery.skipped")
             self._diverge(f"may lack update {entry.sequence}: it gave no answer, and delivery.ambiguous is skip")
@@ -287,8 +297,11 @@ class Worker:
         elif verdict is Verdict.REFUSED:
             return self._refuse(entry)
         elif verdict is Verdict.HOLD:
+            if self._held_for != "unknown":
+                self.node.last_error = f"gave no answer to update {entry.sequence}"
             self._hold(
                 entry,
+                "unknown",
                 "nobody knows whether it has applied it, and delivery.ambiguous is hold",
                 "sends it again, {skip} leaves it out",
             )
@@ -304,11 +317,13 @@ class Worker:
 
     # -- its ends
 
-    def _finish(self, entry: Entry, outcome: Outcome | None) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome | None, took: bool = False) -> None:
+        """``took``: the node has taken it, not only agreed with others who turned it down."""
         node = self.node
-        if outcome is not None or self._settings.delivery.ambiguous != "resend":
+        # Of an earlier worker, or before a reload, there may be a declaration.
+        if outcome is not None or self._settings.delivery.ambiguous != "resend" or entry.sequence == self._began:
             self._journal.record(node.id, entry.sequence, entry.sequence, outcome)
-        if outcome not in (Outcome.REFUSED, Outcome.SKIPPED):
+        if took:
             node.in_row.clear()
         node.resend = False
         if node.held:
@@ -333,7 +348,7 @@ class Worker:
         """Its client was told that it failed: a node that has not seen it never gets it."""
         if self.node.in_doubt:
             self._diverge(f"may have applied update {entry.sequence}, which failed on the others")
-        doubtful = self.node.in_doubt or entry.sequence <= self._doubt_until
+        doubtful = self.node.in_doubt or entry.sequence <= self.node.doubt_until
         self._counters.add("delivery.passed-over")
         self._finish(entry, Outcome.UNKNOWN if doubtful else None)
 
@@ -343,6 +358,8 @@ class Worker:
         reference = self._board.reference_of(entry)
         confirmed = reference is not None and classify(reference) is AnswerClass.GOOD
         blame = Blame.NODE if confirmed else self._events.gives_up(node, entry.sequence)
+        if blame is Blame.NODE and not confirmed and self._board.is_left_open(entry.sequence):
+            blame = Blame.OPEN  # the others are away, and an expired credential is not the only reason for a 401
         if blame is Blame.UPDATE:
             self._give_up_with_all(entry)
             return True
@@ -353,10 +370,12 @@ class Worker:
         if len(node.in_row) + 1 >= HOLD_AFTER:
             self._hold(
                 entry,
+                "refusals",
                 f"it takes none of its updates ({node.last_error}); look for an expired credential or a full disk",
                 f"tries it at once (else every {PROBE_S:g} s, until the node takes it), {{skip}} leaves it out",
             )
             self._pause(PROBE_S)
+            self._backoff.reset()  # that was the wait
             return False
         self._go_on_without(entry, confirmed)
         return True
@@ -374,6 +393,7 @@ class Worker:
         else:
             log.error("node %s %s; it goes on without it", node.name, what)
             self._events.flagged(node, entry.sequence)
+            self._events.stored()
         self._finish(entry, Outcome.REFUSED)
 
     def _give_up_with_all(self, entry: Entry) -> None:
@@ -391,16 +411,16 @@ class Worker:
         if self.node.held:
             self.wake()
 
-    def _hold(self, entry: Entry, why: str, remedy: str) -> None:
-        """``remedy``: what resuming does, and ``{skip}``, which takes the update out of the queue."""
+    def _hold(self, entry: Entry, kind: str, why: str, remedy: str) -> None:
+        """``kind`` of reason, said once; ``remedy``: what resuming does, and ``{skip}``, which leaves it out."""
         node = self.node
-        if node.held:
+        if node.held and self._held_for in ("", kind):
             return
-        node.held = True
+        node.held, self._held_for = True, kind
         self._counters.add("delivery.held")
         queue = f"/queues/{node.record.host}/{node.record.port}"
         log.error(
-            "node %s is held at update %d and gets no reads: %s; POST %s/resume %s",
+            "node %s is held at update %d and read only when no other node can be: %s; POST %s/resume %s",
             node.name,
             entry.sequence,
             why,
@@ -414,6 +434,7 @@ class Worker:
         self._counters.add("delivery.diverged")
         log.error("node %s differs from the others: it %s", node.name, why)
         self._events.differs(node)
+        self._events.stored()  # before the position that hides it
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0 and not self._stopping:

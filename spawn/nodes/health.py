@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -57,6 +58,8 @@ class _Check:
         self.decided = Event()
         self.failures = 0
         self.successes = 0
+        self.asked = ""  # the address that these are about
+        self.due_s = 0.0  # when the next check is due, whatever suggests another one before
         self.greenlet: gevent.Greenlet[..., None] | None = None
 
 
@@ -86,6 +89,7 @@ class HealthChecker:
         self._set_headers = set_headers
         self._pattern = compile_pattern(config.regexp)
         for check in self._checks.values():
+            check.due_s = 0.0
             check.poked.set()
 
     def add(self, node: Node) -> None:
@@ -117,15 +121,31 @@ class HealthChecker:
     def _run(self, check: _Check) -> None:
         while True:
             check.poked.clear()
+            began_s, asked = time.monotonic(), check.node.name
             error, certain = self._ask(check.node)
+            if check.node.name != asked:
+                continue  # it was moved meanwhile: this was about its old address
+            if asked != check.asked:
+                check.asked, check.failures, check.successes = asked, 0, 0
             self._judge(check, error, certain)
             check.decided.set()
-            period_s = self._config.seconds
-            if check.failures and check.node.healthy:
-                period_s = min(period_s, max(1.0, self._config.timeout))  # confirm a doubt soon
-            check.poked.wait(period_s * random.uniform(1 - JITTER, 1 + JITTER))
-            if check.poked.is_set():
+            if check.poked.wait(self._pause_s(check, began_s)):
                 gevent.sleep(0.05)  # a storm of pokes is one check
+
+    def _pause_s(self, check: _Check, began_s: float) -> float:
+        """Until the next check, where nothing suggests one before.
+
+        A check that was suggested does not put off the one that is due: a node that crashes at an update, and is looked
+        at just then each time, would never be seen when it is up.
+        """
+        spread = random.uniform(1 - JITTER, 1 + JITTER)
+        now_s = time.monotonic()
+        if began_s >= check.due_s:
+            check.due_s = now_s + self._config.seconds * spread
+        pause_s = check.due_s - now_s
+        if check.failures and check.node.healthy:
+            pause_s = min(pause_s, max(1.0, self._config.timeout) * spread)  # confirm a doubt soon
+        return max(0.0, pause_s)
 
     def _judge(self, check: _Check, error: str, certain: bool) -> None:
         node = check.node

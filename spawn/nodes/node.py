@@ -92,6 +92,7 @@ class Node:
     last_error: str = ""  # why the last check or delivery failed; empty after a success
     healthy: bool = False  # what the health checker thinks, whatever the state
     in_doubt: bool = False  # the update at hand was sent and its fate is not known
+    doubt_until: int = 0  # updates up to this one may have been delivered by an earlier process, or worker
     resend: bool = False  # an operator wants it sent again, whatever its fate
     in_row: set[int] = field(default_factory=set)  # updates given up one after the other; the third one holds the node
     settled: bool = False  # the last stop was in order: it has got nothing beyond its position

@@ -66,10 +66,13 @@ class Registry:
     def by_id(self, node_id: str) -> Node | None:
         return next((node for node in self._nodes if node.id == node_id), None)
 
-    def save(self) -> None:
-        """Store the set as it is now, durable on return; blocks only the calling greenlet."""
+    def save(self, diverged: Node | None = None) -> None:
+        """Store the set as it is now, durable on return; blocks only the calling greenlet.
+
+        ``diverged`` is stored as such before it is: the caller sets the flag on return. Raises ``StateError``.
+        """
         with self._saving:
-            nodes = [_to_stored(node) for node in self._nodes]
+            nodes = [_to_stored(node, node.diverged or node is diverged) for node in self._nodes]
             self._store.save(Stored(nodes=nodes, seen_in_file=sorted(self._seen_in_file), journal=self.journal))
 
 
@@ -94,7 +97,7 @@ def _from_stored(item: StoredNode) -> Node:
     )
 
 
-def _to_stored(node: Node) -> StoredNode:
+def _to_stored(node: Node, diverged: bool) -> StoredNode:
     record = node.record
     return StoredNode(
         id=node.id,
@@ -104,7 +107,7 @@ def _to_stored(node: Node) -> StoredNode:
         active=record.active,
         maintenance=record.maintenance,
         held=node.held,
-        diverged=node.diverged,
+        diverged=diverged,
         out_of_sync=node.out_of_sync,
         refused=node.refused,
         settled=node.settled,

@@ -80,6 +80,8 @@ class _Read:
 
     def run(self, response: ResponseWriter) -> None:
         while (choice := self._choose()) is not None:
+            if self._tried:
+                self._cluster.counters.add("reads.failed-over")
             answer = self._send(choice.node)
             if answer is not None:
                 self._pass_on(answer, choice, response)
@@ -105,7 +107,7 @@ class _Read:
     def _wait(self) -> _Choice | None:
         """A fresh node within what is left of ``timeouts.fresh``."""
         began_s = time.monotonic()
-        choice = self._cluster.freshness.wait_for(self._fresh, self._patience_s)
+        choice = self._cluster.freshness.wait_for(self._floor, self._fresh, self._patience_s)
         self._patience_s = max(0.0, self._patience_s - (time.monotonic() - began_s))
         return choice
 
@@ -174,7 +176,6 @@ class _Read:
     def _failed(self, node: Node, error: UpstreamError, status: int, message: str) -> None:
         """``message`` is for the client, who need not know what the nodes' addresses are."""
         log.debug("a read failed on node %s: %s", node.name, error)
-        self._cluster.counters.add("reads.failed-over")
         self._tried.add(node.id)
         self._failure = (status, message)
         self._cluster.fleet.checker.poke(node)

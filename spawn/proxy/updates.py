@@ -33,15 +33,14 @@ class Updates:
 
     def serve(self, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
         """Answer an update. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does: nothing is done."""
-        refusal = self._refusal(settings)
-        if refusal is not None:
-            self._cluster.counters.add("updates.not-taken")
-            response.reply(503, refusal, [(b"Retry-After", b"5")])
+        if self._refused(response, settings):
             return
         headers = _without_empty_key(forward_request_headers(request, settings.trusted, self._cluster.via))
         upload = receive_body(request, Kind.UPDATE, self._cluster.make_spool, self._cluster.room)
         ticket = Ticket()
         try:
+            if self._refused(response, settings):  # again: the body may have taken minutes to come
+                return
             self._append(request, render(headers), get(headers, b"idempotency-key"), upload, ticket)
         except JournalFull as error:
             self._cluster.counters.add("updates.not-taken")
@@ -61,6 +60,15 @@ class Updates:
         self._respond(ticket, request, response, settings)
 
     # -- before the journal
+
+    def _refused(self, response: ResponseWriter, settings: ProxySettings) -> bool:
+        """Whether the client was told that no update can be taken now."""
+        refusal = self._refusal(settings)
+        if refusal is None:
+            return False
+        self._cluster.counters.add("updates.not-taken")
+        response.reply(503, refusal, [(b"Retry-After", b"5")])
+        return True
 
     def _refusal(self, settings: ProxySettings) -> str | None:
         """Why no update can be taken now."""
@@ -121,9 +129,11 @@ class Updates:
                 # Told now and forgotten by a crash, the update would be applied after all.
                 response.reply(503, "the update's outcome is unknown: the journal is slow", [sequence])
                 return
-            self._cluster.counters.add("updates.rejected" if reference.rejected else "updates.answered")
             spool.wait_ready(READY_BYTES, READY_S)
-            if not reference.rejected:
+            if reference.rejected:
+                self._cluster.counters.add("updates.rejected")
+            else:
+                self._cluster.counters.add("updates.answer-cut" if spool.failed else "updates.answered")
                 self._cluster.freshness.raise_to(reference.sequence)
             if spool.failed:
                 message = f"a node has answered the update with {head.status}, but its answer was cut short"

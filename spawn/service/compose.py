@@ -183,7 +183,9 @@ class Service:
         self._balancer = Balancer(config.query_mode)
         self._freshness = Freshness()
         self._worker_settings = WorkerSettings(config.delivery, config.timeouts)
-        self._fleet = Fleet(self._registry, self._journal, self._freshness, self._make_worker, self.counters)
+        self._fleet = Fleet(
+            self._registry, self._journal, self._freshness, self._make_worker, self.counters, self._client.forget
+        )
         electorate = Electorate(self._fleet)
         self._board = ReferenceBoard(
             self._journal,
@@ -191,10 +193,10 @@ class Service:
             self._make_answer_spool,
             self._fleet.on_disagreement,
             self._fleet.on_settled,
-            self._fleet.ids_in_sync,
             electorate.suspects,
             electorate.speakers_before,
             electorate.present_before,
+            electorate.expected_before,
         )
         self._board.agree_s = config.timeouts.agree
         agent = f"spawn/{spawn.__version__} (health check)"

@@ -216,8 +216,9 @@ def test_an_expired_credential_does_not_turn_down_what_was_accepted(tmp_path: Pa
         assert nodes[0].applied == [3, 4, 5]
 
 
-def test_the_only_node_that_is_there_speaks_for_all(tmp_path: Path) -> None:
-    """Strangers who are turned away during an outage must not stop the node that survived it."""
+@pytest.mark.parametrize("expired", [True, False])
+def test_a_401_of_the_only_node_that_is_there_is_left_open(tmp_path: Path, expired: bool) -> None:
+    """Strangers must not stop the node that survived an outage, nor its expired credential eat what was accepted."""
     nodes = two()
     with Cluster(tmp_path, nodes, timeouts={"agree": 0.01}) as cluster:
         for node in nodes:
@@ -226,11 +227,73 @@ def test_the_only_node_that_is_there_speaks_for_all(tmp_path: Path) -> None:
             cluster.until_state(node, NodeState.DOWN)
         for _ in range(5):
             assert cluster.post().status == 202
+        # When the first one returns and turns all of them away
         nodes[0].answers = unauthorised
         nodes[0].come()
         cluster.until_applied(5, nodes[0])
-        assert cluster.fate(5)["reference"] == 401
+        # Then it goes on, and nothing is decided but that it may lack them
         assert not cluster.live(nodes[0]).held
+        assert cluster.live(nodes[0]).diverged
+        assert cluster.fate(5)["reference"] is None
+        assert cluster.status_on(5, nodes[0]) == "refused"
+        # And what the other one does, decides
+        nodes[1].answers = None if expired else unauthorised
+        nodes[1].come()
+        cluster.until_applied(5)
+        until(lambda: cluster.live(nodes[0]).diverged is expired, "it is known what was the matter")
+        assert not cluster.live(nodes[1]).diverged
+        assert nodes[1].applied == ([1, 2, 3, 4, 5] if expired else [])
+        assert cluster.fate(5)["reference"] == (200 if expired else None)
+
+
+def test_an_expired_credential_does_not_eat_a_backlog_in_which_all_turn_some_down(tmp_path: Path) -> None:
+    """Its 401 agrees with the others' 404, but that is not to take an update."""
+    nodes = two()
+    nodes[0].answers = lambda seen: Reply(404 if seen.target == "/missing" else 200)
+    with Cluster(tmp_path, nodes, delivery={"attempts": 2}, timeouts={"agree": 0.05}) as cluster:
+        nodes[1].answers = unauthorised
+        for number in range(12):
+            cluster.post(target="/missing" if number % 2 else "/items")
+        until(lambda: cluster.live(nodes[1]).held, "it is held")
+        assert cluster.live(nodes[1]).refused == 2
+        nodes[1].answers = nodes[0].answers
+        cluster.until_applied(12)
+        assert cluster.live(nodes[1]).refused == 2
+
+
+def test_three_bad_updates_hold_nobody_beside_a_node_that_is_held(tmp_path: Path) -> None:
+    nodes = [*poisoned(503), AppNode("c")]
+    delivery = {"attempts": 2, "attempts_uncertain": 3}
+    with Cluster(tmp_path, nodes, delivery=delivery, timeouts={"answer": 0.2}) as cluster:
+        nodes[2].answers = unauthorised
+        for _ in range(3):
+            assert cluster.post().status == 200
+        until(lambda: cluster.live(nodes[2]).held, "c is held")
+        with readers(cluster):
+            for _ in range(3):
+                cluster.post(target="/poison")
+            cluster.post()
+            cluster.until_applied(7, *nodes[:2])
+        assert not any(cluster.live(node).held for node in nodes[:2])
+
+
+def test_three_bad_updates_hold_nobody_beside_a_node_that_is_behind(tmp_path: Path) -> None:
+    nodes = [*poisoned(503), AppNode("c")]
+    delivery = {"attempts_uncertain": 3, "catch_up_rate": 2.0}
+    with Cluster(tmp_path, nodes, delivery=delivery, timeouts={"answer": 0.2}) as cluster:
+        nodes[2].go_away()
+        cluster.until_state(nodes[2], NodeState.DOWN)
+        for _ in range(50):
+            cluster.post()
+        nodes[2].come()
+        cluster.until_state(nodes[2], NodeState.CATCHING_UP)
+        with readers(cluster):
+            for _ in range(3):
+                cluster.post(target="/poison")
+            cluster.post()
+            cluster.until_applied(54, *nodes[:2])
+        assert cluster.live(nodes[2]).state is NodeState.CATCHING_UP
+        assert not any(cluster.live(node).held for node in nodes[:2])
 
 
 def test_one_lost_session_does_not_speak_for_all_while_nobody_serves(tmp_path: Path) -> None:

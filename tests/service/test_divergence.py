@@ -30,7 +30,6 @@ def two() -> list[AppNode]:
     [
         (409, [Reply(200)], True),  # applied what the others turned down
         (200, [Reply(409)] * 2, True),  # turned down what the others applied
-        (200, [Reply(500)] * 2, True),
         (200, [Reply(409), Reply(200)], False),  # tried again, and then it was applied
         (409, [Cut(), Reply(200)], False),  # not the first attempt: who knows what the first one did
         (200, [Cut(), Reply(409)], False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gevent
+import msgspec
 import pytest
 from gevent.event import Event
 
@@ -151,3 +152,53 @@ def test_an_error_in_spawn_does_not_end_a_nodes_checks(tmp_path: Path, monkeypat
             patch.setattr(health.HealthChecker, "_examine", faulty)
             cluster.until_state(node, NodeState.DOWN)
         cluster.until_serving(node)
+
+
+def test_suspicions_do_not_put_off_the_check_that_is_due(tmp_path: Path) -> None:
+    """A node that crashes at an update, and is asked just then each time, is seen when it is up again."""
+    node = AppNode()
+    with Cluster(tmp_path, [node], health_check={"seconds": 0.6, "fall": 1000}) as cluster:
+        live = cluster.live(node)
+        suspected = cluster.service._checker.poke
+
+        def crash_again_and_again() -> None:
+            """More often than checks are due; up again long before the next one is."""
+            while True:
+                node.go_away()
+                suspected(live)
+                cluster.until_state(node, NodeState.DOWN)
+                node.come()
+                gevent.sleep(0.4)
+
+        crashing = gevent.spawn(crash_again_and_again)
+        gevent.sleep(0)
+        try:
+            cluster.until_state(node, NodeState.DOWN)
+            cluster.until_serving(node)
+        finally:
+            crashing.kill()
+
+
+def test_a_shorter_period_holds_at_once(tmp_path: Path) -> None:
+    node = AppNode()
+    with Cluster(tmp_path, [node], health_check={"seconds": 3600.0}) as cluster:
+        checker, before = cluster.service._checker, node.checks
+        checker.configure(msgspec.structs.replace(cluster.config.health_check, seconds=0.05), {})
+        until(lambda: node.checks > before + 3, "it is checked again and again")
+
+
+def test_failures_at_the_old_address_do_not_count_at_the_new_one(tmp_path: Path) -> None:
+    old, new = AppNode("old"), AppNode("new")
+    with Cluster(tmp_path, [old], health_check={"seconds": 60.0, "fall": 3}) as cluster, new:
+        checker, live = cluster.service._checker, cluster.live(old)
+        check = checker._checks[live.id]
+        old.health = Reply(500)
+        for failures in (1, 2):
+            checker.poke(live)
+            until(lambda failures=failures: check.failures == failures, f"{failures} failures")  # type: ignore[misc]
+        cluster.change(old, port=new.port)
+        cluster.until_serving(new)
+        new.health = Reply(500)
+        checker.poke(live)
+        until(lambda: check.failures == 1, "it has failed once")
+        assert live.state is NodeState.SERVING

@@ -12,6 +12,7 @@ from gevent import socket
 from gevent.event import Event
 
 from spawn.nodes.node import NodeState
+from spawn.proxy.reads import _Read
 from tests.support.inprocess import Cluster, until
 from tests.support.node import AppNode, Cut, Reply, Seen
 
@@ -119,9 +120,39 @@ def test_strict_waits_as_long_as_fresh_does(tmp_path: Path) -> None:
         nodes[0].go_away()
         cluster.until_state(nodes[0], NodeState.DOWN)
         read = cluster.background(cluster.get)
-        until(lambda: cluster.service._freshness._waiting == 1, "the read waits")
+        until(lambda: len(cluster.service._freshness._waiting) == 1, "the read waits")
         gate.set()
         assert read.get(timeout=6).body == b"b"
+
+
+def test_reads_that_wait_cost_nothing_while_a_node_works_off_its_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given reads that wait for a node that serves, and that has some updates to apply
+    gate, looks, look = Event(), [0], _Read._fresh
+
+    def counted(read: _Read) -> object:
+        looks[0] += 1
+        return look(read)
+
+    monkeypatch.setattr(_Read, "_fresh", counted)
+    nodes = [AppNode("a"), AppNode("b", answers=lambda seen: Reply(200, b"b", gate=gate if seen.sequence else None))]
+    with Cluster(tmp_path, nodes, timeouts={"fresh": 8.0}) as cluster:
+        for _ in range(20):
+            assert cluster.post().status == 200
+        nodes[0].go_away()
+        cluster.until_state(nodes[0], NodeState.DOWN)
+        reads = [cluster.background(cluster.get) for _ in range(5)]
+        until(lambda: sum(group.size for group in cluster.service._freshness._waiting.values()) == 5, "they wait")
+
+        # When it applies them one after the other
+        looks[0] = 0
+        gate.set()
+
+        # Then they look again when it has come far enough, and not at each of its steps
+        got = [read.get(timeout=6) for read in reads]
+        assert {(each.body, "spawn-behind" in each.headers) for each in got} == {(b"b", False)}
+        assert 5 <= looks[0] <= 15
 
 
 def test_a_returning_node_is_the_last_choice_and_says_what_it_lacks(tmp_path: Path) -> None:

@@ -200,6 +200,16 @@ def test_a_dropped_kept_connection_is_no_failure(tmp_path: Path) -> None:
         assert cluster.service.counters.value("reads.failed-over") == 0
 
 
+@pytest.mark.parametrize(("names", "failed_over"), [("a", 0), ("ab", 1), ("abc", 2)])
+def test_only_who_is_asked_after_another_one_is_a_fail_over(tmp_path: Path, names: str, failed_over: int) -> None:
+    nodes = [AppNode(name, answers=lambda seen: Cut()) for name in names]
+    with Cluster(tmp_path, nodes, health_check={"seconds": 60.0}) as cluster:
+        assert cluster.get().status == 502
+        counters = cluster.service.counters
+        assert counters.value("reads.failed") == 1
+        assert counters.value("reads.failed-over") == failed_over
+
+
 def test_a_connection_dropped_without_answer_moves_on(tmp_path: Path) -> None:
     nodes = [AppNode("a", answers=lambda seen: Cut()), AppNode("b")]
     with Cluster(tmp_path, nodes) as cluster:

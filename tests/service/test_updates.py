@@ -305,6 +305,8 @@ def test_an_answer_that_is_cut_counts_and_the_client_is_told(tmp_path: Path, dec
         assert (got.status, got.sequence) == (502, 1)
         assert len(node.updates) == 1
         assert cluster.service._freshness.floor == 1  # the client knows that it was applied
+        counters = cluster.service.counters
+        assert [counters.value(f"updates.{name}") for name in ("answered", "answer-cut")] == [0, 1]
         assert cluster.status_on(1, node) == "applied"
 
 

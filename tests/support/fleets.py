@@ -29,12 +29,11 @@ class IdleWorker:
     def __init__(self, node: Node, events: WorkerEvents) -> None:
         self.node = node
         self.events = events
-        self.doubtful = -1
         self.stopped = False
         self.offered: list[int] = []
 
-    def start(self, doubtful: int) -> None:
-        self.doubtful = doubtful
+    def start(self) -> None:
+        pass
 
     def stop(self, deadline_s: float) -> bool:
         self.stopped = True
@@ -44,6 +43,9 @@ class IdleWorker:
         self.offered.append(entry.sequence)
 
     def wake(self) -> None:
+        pass
+
+    def resume(self) -> None:
         pass
 
 
@@ -66,8 +68,15 @@ class NoChecker:
 
 class FleetUnderTest:
     def __init__(
-        self, directory: Path, ports: Sequence[int] = (), *, max_bytes: int = 1 << 20, lasts: bool = False
+        self,
+        directory: Path,
+        ports: Sequence[int] = (),
+        *,
+        max_bytes: int = 1 << 20,
+        lasts: bool = False,
+        updates: int = 0,
     ) -> None:
+        """``updates`` are in the journal already."""
         self.now_s = 1_000_000.0
         self.workers: dict[str, IdleWorker] = {}
         self.store = NodeStore(str(directory))
@@ -82,10 +91,13 @@ class FleetUnderTest:
             lambda: self.fleet.speakers,
             lambda: Spool(str(directory), 1000, 1000),
             self.fleet.on_disagreement,
+            expected_before=lambda sequence: self.fleet.ids_in_sync(),
         )
         self.fleet.attach(self.board, cast(HealthChecker, self.checker))
         self.journal.start(self.fleet.publish, lambda reason: None)
         self.changes = Changes(self.fleet, counters)
+        for _ in range(updates):
+            self.journal.append(NewUpdate(b"POST", b"/", b"", b""))
         self.fleet.start([NodeConfig(host="h", port=port) for port in ports], journal_lasts=lasts)
         for node in self.registry.nodes:
             self.pass_check(node)

@@ -14,6 +14,7 @@ from spawn.http11.message import NO_BODY, ResponseHead
 from spawn.http11.spool import MemoryBudget, Spool
 from spawn.journal.base import Entry, FileBody, NewUpdate, Published
 from spawn.journal.memory import MemoryJournal
+from tests.support.inprocess import until
 
 
 def head(status: int) -> ResponseHead:
@@ -25,6 +26,7 @@ class Poll:
 
     def __init__(self, directory: str) -> None:
         self.speakers = {"a", "b", "c"}
+        self.expected = {"a", "b", "c"}
         self.differing: list[tuple[str, int, int, int]] = []
         self.budget = MemoryBudget(1_000)
         self.directory = directory
@@ -35,6 +37,7 @@ class Poll:
             lambda: self.speakers,
             lambda: Spool(directory, 10, 10_000, self.budget),
             lambda *what: self.differing.append(what),
+            expected_before=lambda sequence: self.expected,
         )
         self.board.agree_s = 0.05
         self.entries: list[Entry] = []
@@ -273,6 +276,56 @@ def test_with_no_speaker_it_is_accepted_at_once(poll: Poll) -> None:
     assert poll.reference == 201
 
 
+def test_nobody_is_left_to_apply_it(poll: Poll) -> None:
+    """All nodes went while its body came, or an operator has taken it out of every queue."""
+    poll.speakers = poll.expected = set()
+    ticket = poll.update()
+    assert poll.told(ticket) == Removed(1)
+
+
+def test_a_rejection_whose_answers_are_gone_is_none(poll: Poll) -> None:
+    """A worker waits less long than the client of a large body: its answer is withdrawn, and given anew."""
+    ticket = poll.update()
+    assert poll.answer("a", 500) is not None
+    assert poll.answer("b", 500) is None
+    poll.board.withdraw("a", 1)
+    assert poll.answer("a", 500) is not None  # there has to be one that can be passed on
+    poll.board.withdraw("b", 1)
+    poll.answer("b", 500)
+    poll.answer("c", 500)
+    assert status_of(poll.told(ticket)) == 500
+    assert poll.reference == 500
+
+
+def test_who_was_told_202_was_not_rejected(poll: Poll, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the answers' bodies."""
+    ticket = poll.update()
+    for node in ("a", "b"):
+        poll.answer(node, 500)
+    for ballot in poll.board._votes[1].ballots.values():
+        ballot.spool = None
+    monkeypatch.setattr(poll.board, "_make_spool", lambda: None)
+    poll.answer("c", 500)
+    assert poll.told(ticket) == Accepted(1)
+    assert poll.reference is None
+
+
+def test_a_vote_changes_at_one_go(poll: Poll) -> None:
+    """Also when an answer that nobody will read is on the disk, where closing it takes time."""
+    poll.board.agree_s = 30.0
+    ticket = poll.update()
+    for node, status in (("a", 404), ("b", 500)):
+        spool = poll.answer(node, status)
+        assert spool is not None
+        spool.write(b"x" * 200)
+    leaving = gevent.spawn(poll.board.withdraw, "b", 1)
+    gevent.sleep(0)
+    poll.answer("c", 200)
+    assert status_of(poll.told(ticket)) == 200
+    leaving.join()
+    until(lambda: poll.is_clean, "everything is given back")
+
+
 def test_accepted_when_the_last_speaker_goes(poll: Poll) -> None:
     ticket = poll.update()
     poll.speakers = set()
@@ -368,7 +421,7 @@ def test_a_withdrawn_answer_no_longer_counts(poll: Poll) -> None:
     spool = poll.answer("a", 500)
     poll.board.withdraw("a", 1)
     assert spool is not None
-    assert spool.failed
+    until(lambda: spool.failed, "it is discarded")
     poll.answer("b", 500)
     poll.answer("c", 500)
     assert poll.told(ticket) is None

@@ -9,9 +9,9 @@ import gevent
 import pytest
 
 from spawn.delivery import fleet as fleet_module
-from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, NotPossibleNow, PositionConflict
-from spawn.errors import Pruned, StateError
-from spawn.nodes.node import NodeEvent, NodeState
+from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, NotPossibleNow, PositionConflict, VerbConflict
+from spawn.errors import JournalBroken, Pruned, StateError
+from spawn.nodes.node import Node, NodeEvent, NodeState
 from spawn.nodes.registry import Registry
 from tests.support.fleets import FleetUnderTest
 from tests.support.journals import until
@@ -89,10 +89,15 @@ def test_nobody_is_placed_that_is_not_there(made: FleetUnderTest) -> None:
         made.changes.set_position("h", 9, 0, "test")
 
 
-def test_a_moved_node_keeps_its_id_and_is_looked_at(made: FleetUnderTest) -> None:
+def test_a_moved_node_keeps_its_id_and_is_looked_at(made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     node = made.node(1)
     made.append(3)
+    before, stopped_at = made.worker(1), []
+    assert before is not None
+    monkeypatch.setattr(before, "stop", lambda deadline_s: stopped_at.append(node.record.port) or True)
     made.put(1, port=7)
+    assert stopped_at == [1]  # what it had in hand was the old address's to answer
+    assert made.worker(7) not in (None, before)
     assert made.node(7) is node
     assert node.state is NodeState.DOWN
     assert node in made.checker.poked
@@ -184,6 +189,7 @@ def test_a_deleted_node_is_gone_everywhere(made: FleetUnderTest) -> None:
     assert node.id not in made.journal.positions()
     assert node not in made.checker.nodes
     assert node.id not in made.fleet.speakers
+    assert node.id not in made.fleet._switching
     assert 1 not in stored(made)
     assert made.changes.delete_nodes("h", 1, "test") == 0
 
@@ -195,12 +201,16 @@ def test_all_can_be_deleted(made: FleetUnderTest) -> None:
 
 def test_a_start_after_a_crash_doubts_and_one_after_a_stop_does_not(tmp_path: Path) -> None:
     first = FleetUnderTest(tmp_path, [1])
-    again = FleetUnderTest(tmp_path, [1])  # the first was not stopped
-    assert [worker.doubtful for worker in again.workers.values()] == [64]
+    again = FleetUnderTest(tmp_path, [1], updates=100)  # the first was not stopped
+    assert again.node(1).doubt_until == 64
     again.close()
-    third = FleetUnderTest(tmp_path, [1])
-    assert [worker.doubtful for worker in third.workers.values()] == [0]
+    third = FleetUnderTest(tmp_path, [1], updates=100)  # what was in doubt still is
+    assert third.node(1).doubt_until == 64
+    third.node(1).position = 64
     third.close()
+    fourth = FleetUnderTest(tmp_path, [1], updates=100)
+    assert fourth.node(1).doubt_until == 0
+    fourth.close()
     first.close()
 
 
@@ -252,16 +262,155 @@ def test_a_failure_amid_many_changes_leaves_no_node_without_a_worker(
 ) -> None:
     """Their workers are stopped together, before the first one is changed."""
 
-    def full(*args: object) -> None:
-        raise StateError("no space left")
+    def fail(node: Node) -> None:
+        raise JournalBroken("no commit")
 
-    monkeypatch.setattr(made.fleet, "store", full)
+    monkeypatch.setattr(made.changes, "_set_maintenance", fail)
     change = NodeChange(maintenance=True)
-    with pytest.raises(StateError):
+    with pytest.raises(JournalBroken):
         made.changes.put_nodes([("h", 1, change), ("h", 2, change)], "test")
+    assert None not in (made.worker(1), made.worker(2))
+
+
+def test_many_changes_are_all_made_when_they_cannot_be_stored(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[object] = []
+
+    def full(diverged: Node | None = None) -> None:
+        saves.append(diverged)
+        raise StateError("cannot save: no space left")
+
+    monkeypatch.setattr(made.registry, "save", full)
+    change = NodeChange(maintenance=True)
+    with pytest.raises(StateError, match="the change holds, but a restart would undo it"):
+        made.changes.put_nodes([("h", 1, change), ("h", 2, change)], "test")
+    assert [made.node(port).state for port in (1, 2)] == [NodeState.MAINTENANCE] * 2
+    assert len(saves) == 1
+
+
+def test_nothing_is_stored_when_there_is_nothing_to_delete(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(diverged: Node | None = None) -> None:
+        raise StateError("cannot save: no space left")
+
+    monkeypatch.setattr(made.registry, "save", full)
+    assert made.changes.delete_nodes("h", 9, "test") == 0
+
+
+@pytest.mark.parametrize("change", [{"maintenance": True}, {"active": False}])
+def test_a_node_that_is_stopped_is_where_the_journals_disk_says(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch, change: dict[str, bool]
+) -> None:
+    """An operator who has taken a node out copies its data, and notes its position."""
+    made.append(2)
+    monkeypatch.setattr(made.journal, "flush", lambda timeout_s: False)
+    # Given a disk that takes nothing, then whoever stops a node is told so, and it holds and is stored
+    with pytest.raises(NotPossibleNow, match="it is done, but a crash would forget it"):
+        made.put(1, **change)
     assert made.worker(1) is None
-    assert made.worker(2) is not None
-    monkeypatch.undo()
+    again = Registry(made.store)
+    again.load()
+    assert again.find("h", 1)[0].record == made.node(1).record
+    # And no other change waits for that disk
+    made.put(1, priority=3)
+    made.put(2, priority=4)
+
+
+@pytest.mark.parametrize("verb", ["skip at hand", "skip ahead", "position"])
+def test_a_node_is_stored_as_diverged_before_what_makes_it_so(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def stored_as_diverged() -> bool:
+        again = Registry(made.store)
+        again.load()
+        return again.find("h", 1)[0].diverged
+
+    made.append(3)
+    found: list[bool] = []
+    record, set_position = made.journal.record, made.journal.set_position
+    monkeypatch.setattr(made.journal, "record", lambda *args: found.append(stored_as_diverged()) or record(*args))
+    monkeypatch.setattr(
+        made.journal, "set_position", lambda *args: found.append(made.node(1).diverged) or set_position(*args)
+    )
+    leave_out(made, verb)
+    assert found
+    assert all(found)
+
+
+@pytest.mark.parametrize("verb", ["skip at hand", "skip ahead", "position"])
+def test_nothing_changes_when_a_node_cannot_be_stored_as_diverged(made: FleetUnderTest, verb: str) -> None:
+    made.append(3)
+    in_the_way = Path(made.store.path + ".new")
+    in_the_way.mkdir()
+    with pytest.raises(NotPossibleNow, match="since Spawn cannot save"):
+        leave_out(made, verb)
+    node = made.node(1)
+    assert (node.diverged, node.position, made.journal.positions()[node.id]) == (False, 0, 0)
+    assert [made.outcomes(sequence) for sequence in (1, 2, 3)] == [{}] * 3
+    assert not made.fleet.skips.have(node, 1)
+    assert made.worker(1) is not None
+    in_the_way.rmdir()
+    leave_out(made, verb)
+    assert node.diverged
+
+
+def leave_out(made: FleetUnderTest, verb: str) -> None:
+    if verb == "position":
+        made.changes.set_position("h", 1, 2, "test")
+    else:
+        made.changes.skip("h", 1, 1 if verb == "skip at hand" else 3, "test")
+
+
+@pytest.mark.parametrize("upto", [2, 3])
+def test_an_update_that_its_worker_comes_to_while_the_flag_is_stored(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch, upto: int
+) -> None:
+    made.append(4)
+    save, before = made.registry.save, made.worker(1)
+    assert before is not None
+
+    def deliver_meanwhile(diverged: Node | None = None) -> None:
+        save(diverged)
+        if made.node(1).position < upto:
+            made.deliver(1, upto)
+
+    monkeypatch.setattr(made.registry, "save", deliver_meanwhile)
+    if upto == 2:  # it has it in hand: it is stopped
+        made.changes.skip("h", 1, 3, "test")
+        assert made.outcomes(3) == {1: "skipped"}
+    else:
+        with pytest.raises(VerbConflict, match="has just been applied"):
+            made.changes.skip("h", 1, 3, "test")
+        assert made.outcomes(3) == {}
+        until(lambda: not stored_flags(made)[1], "it is not stored as diverged any more")
+    assert before.stopped
+    assert made.worker(1) not in (None, before)
+    assert made.node(1).diverged == (upto == 2)
+
+
+def stored_flags(made: FleetUnderTest) -> dict[int, bool]:
+    again = Registry(made.store)
+    again.load()
+    return {node.record.port: node.diverged for node in again.nodes}
+
+
+def test_a_node_is_in_sync_only_once_it_is_where_it_was_put(
+    made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.append(5)
+    made.put(3, active=True)
+    node, seen, load = made.node(3), [], made.fleet.skips.load
+
+    def look(other: Node) -> None:
+        seen.append((node.position, node.out_of_sync))
+        load(other)
+
+    monkeypatch.setattr(made.fleet.skips, "load", look)
+    made.changes.set_position("h", 3, 4, "test")
+    assert seen == [(4, True)]
+    assert not node.out_of_sync
 
 
 def test_nodes_serve_once_they_have_caught_up(made: FleetUnderTest) -> None:

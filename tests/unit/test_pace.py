@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spawn.counters import Counters
-from spawn.delivery.pace import BURST_S, EVENT_S, SLACK_S, SPACING_S, CatchUpPace
+from spawn.delivery.pace import BURST_S, EVENT_S, GENTLE_S, SLACK_S, SPACING_S, CatchUpPace
 
 DELIVERY_S = 0.000_2
 AHEAD = SLACK_S / SPACING_S + 2  # updates that may go without a wait at first
@@ -23,7 +23,7 @@ class Drain:
         delivered, owed, last_s = 0, 0.0, -1.0
         end_s = self.now_s + seconds
         while True:
-            wait_s = self.pace.wait_s(rate, last_s, self.counters)
+            wait_s = self.pace.wait_s("a", rate, last_s, self.counters)
             if self.now_s + wait_s >= end_s:
                 return delivered
             last_s = self.now_s + wait_s
@@ -55,7 +55,7 @@ def test_waits_that_were_too_long_are_made_up_for(drain: Drain) -> None:
     # Given a hub so busy that each wait takes 5 ms more than asked for
     delivered, last_s = 0, -1.0
     while drain.now_s < 1_001.0:
-        wait_s = drain.pace.wait_s(0.0, last_s, drain.counters)
+        wait_s = drain.pace.wait_s("a", 0.0, last_s, drain.counters)
         drain.now_s += wait_s + (0.005 if wait_s else 0.0) + DELIVERY_S
         drain.counters.add("reads.served", 100)
         delivered += 1
@@ -85,10 +85,30 @@ def test_two_nodes_that_catch_up_share_what_one_would_get() -> None:
         counters.add("reads.served", 100)
         node = turns_s.index(min(turns_s))
         now_s = max(now_s, turns_s[node])
-        turns_s[node] = now_s + pace.wait_s(0.0, 0.0, counters) + DELIVERY_S
+        turns_s[node] = now_s + pace.wait_s("ab"[node], 0.0, 0.0, counters) + DELIVERY_S
         delivered += 1
     # Then both together get what is good for everybody
     assert delivered <= 1.0 / SPACING_S + AHEAD
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("clients_per_s", [100, 900, 1_800])
+def test_clients_that_never_pause_do_not_keep_a_node_from_catching_up(clients_per_s: int, nodes: int) -> None:
+    """After the time in which they come first, every node that catches up gets more than they add."""
+    now_s, counters, delivered = 0.0, Counters(), 0
+    pace = CatchUpPace(lambda: now_s)
+    turns_s, owed = [0.0] * nodes, 0.0
+    while now_s < GENTLE_S + 60.0:
+        node = turns_s.index(min(turns_s))
+        step_s = max(0.0, turns_s[node] - now_s)
+        now_s += step_s
+        turns_s[node] = now_s + pace.wait_s("ab"[node], 0.0, 0.0, counters) + 0.000_01
+        delivered += now_s > GENTLE_S + 2.0
+        owed += step_s * clients_per_s
+        counters.add("reads.served", 10)  # they are busy besides
+        counters.add("updates.journalled", int(owed))
+        owed -= int(owed)
+    assert delivered >= 58.0 * max(1.15 * clients_per_s * nodes, 0.9 / SPACING_S)
 
 
 @pytest.mark.parametrize("traffic_per_s", [0.0, 10 / EVENT_S])

@@ -73,12 +73,18 @@ def test_the_class_of_a_status(statuses: tuple[int, ...], kind: AnswerClass) -> 
     ],
 )
 def test_what_an_answer_means(status: int, reference: int | None, repeat: bool, verdict: Verdict) -> None:
-    assert trial(repeat=repeat).answered(status, reference) is verdict
+    assert trial(repeat=repeat).answered(status, reference, True) is verdict
 
 
 def test_a_node_that_goes_on_disagreeing_has_refused() -> None:
     one = trial(attempts=3)
-    assert [one.answered(CLIENT, GOOD) for _ in range(3)] == [Verdict.RETRY, Verdict.RETRY, Verdict.REFUSED]
+    assert [one.answered(CLIENT, GOOD, True) for _ in range(3)] == [Verdict.RETRY, Verdict.RETRY, Verdict.REFUSED]
+
+
+def test_a_node_that_is_out_of_order_as_a_whole_has_refused_nothing() -> None:
+    one = trial(attempts=3)
+    assert all(one.answered(SERVER, GOOD, False) is Verdict.RETRY for _ in range(100))
+    assert [one.answered(SERVER, GOOD, True) for _ in range(3)] == [Verdict.RETRY, Verdict.RETRY, Verdict.REFUSED]
 
 
 def test_uncertain_outcomes_count_only_while_the_node_is_healthy() -> None:

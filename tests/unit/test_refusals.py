@@ -16,7 +16,7 @@ class Given:
         self.told: list[tuple[str, int, bool]] = []
         self.refusals = Refusals(
             lambda: set(self.nodes),
-            lambda: set(self.nodes) - self.away,
+            lambda sequence: set(self.nodes) - self.away,
             self.nodes.get,
             lambda node_id, sequence, by_all: self.told.append((node_id, sequence, by_all)),
             lambda node, sequence: setattr(node, "diverged", True),

@@ -1,0 +1,189 @@
+"""What may have been delivered before is remembered for as long as it matters, and not a moment longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gevent.event import Event
+
+from spawn.delivery import fleet, policy, worker
+from spawn.nodes.node import NodeState
+from tests.support.inprocess import Cluster, until
+from tests.support.node import AppNode, Cut, Reply, Seen
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-offs and probes of some ten milliseconds."""
+    monkeypatch.setattr(policy, "BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr(policy, "BACKOFF_LIMIT_S", 0.05)
+    monkeypatch.setattr(worker, "PROBE_S", 0.1)
+
+
+def two() -> list[AppNode]:
+    return [AppNode("a"), AppNode("b")]
+
+
+def conflict(seen: Seen) -> Reply:
+    """An application that finds everything there already."""
+    return Reply(409 if seen.sequence else 200)
+
+
+def crash(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start again without what an orderly stop stores about the nodes."""
+    with monkeypatch.context() as as_after_a_crash:
+        as_after_a_crash.setattr(fleet.Fleet, "_settle", lambda self: None)
+        cluster.restart()
+
+
+@pytest.mark.parametrize("then", ["maintenance", "skip", "restart", "moved"])
+def test_the_doubt_after_a_crash_outlives_what_is_done_to_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes) as cluster:
+        b = nodes[1]
+        b.go_away()
+        cluster.until_state(b, NodeState.DOWN)
+        for _ in range(4):
+            cluster.post()
+        crash(cluster, monkeypatch)
+        # Given that a new worker begins, in one way or another, before b is back
+        if then == "maintenance":
+            cluster.change(b, maintenance=True)
+            cluster.change(b, maintenance=False)
+        elif then == "skip":
+            cluster.api("DELETE", f"/queues/127.0.0.1/{b.port}/1")
+        elif then == "restart":
+            cluster.restart()
+        else:
+            cluster.api("PUT", f"/nodes/127.0.0.1/{b.port}", {"port": b.port})
+        # When it says of everything that it is there already
+        b.answers = conflict
+        b.come()
+        cluster.until_applied(4)
+        # Then that is no disagreement
+        assert not cluster.live(b).held
+        assert cluster.live(b).refused == 0
+        assert cluster.service.counters.value("delivery.disagreed") == 0
+
+
+def test_a_position_ends_all_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it is new to the node, whatever was cut before: its 4xx is no echo."""
+    monkeypatch.setattr(fleet, "IN_FLIGHT_S", 0.1)
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"attempts": 2}) as cluster:
+        b = nodes[1]
+        b.next_up.append(Reply(200, gate=Event()))
+        cluster.post()
+        until(lambda: b.updates, "b has the first one")
+        cluster.change(b, active=False)
+        for _ in range(2):
+            cluster.post()
+        b.answers = lambda seen: Reply(400 if seen.sequence else 200)
+        cluster.api("PUT", f"/nodes/127.0.0.1/{b.port}", {"active": True, "position": 2})
+        cluster.until_applied(3)
+        assert cluster.live(b).refused == 1
+        assert cluster.live(b).diverged
+
+
+def test_a_delivery_that_was_cut_and_then_rejected_is_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "IN_FLIGHT_S", 0.1)
+    nodes = two()
+    with Cluster(tmp_path, nodes) as cluster:
+        a, b = nodes
+        gate, slow = Event(), Event()
+        a.next_up.append(Reply(500, gate=gate))
+        b.next_up.append(Reply(200, gate=slow))
+        client = cluster.background(cluster.post)
+        until(lambda: a.updates and b.updates, "both have it")
+        # When b's delivery is cut and the other one fails
+        cluster.change(b, maintenance=True)
+        gate.set()
+        assert client.get(timeout=10).status == 500
+        cluster.change(b, maintenance=False)
+        cluster.until_applied(1)
+        # Then b may have done what it has never been told to be wrong
+        assert cluster.live(b).diverged
+        assert cluster.status_on(1, b) == "unknown"
+        slow.set()
+
+
+def test_a_node_in_doubt_hears_of_a_rejection_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when its back-off ends: until then a crash would forget what it may have done."""
+    monkeypatch.setattr(policy, "BACKOFF_FIRST_S", 1_000.0)
+    monkeypatch.setattr(policy, "BACKOFF_LIMIT_S", 1_000.0)
+    nodes = two()
+    with Cluster(tmp_path, nodes, health_check={"seconds": 60.0}) as cluster:
+        a, b = nodes
+        gate = Event()
+        a.next_up.append(Reply(500, gate=gate))
+        b.health = Reply(500)
+        b.next_up.append(Cut())
+        client = cluster.background(cluster.post)
+        until(lambda: cluster.live(b).in_doubt, "b gave no answer")
+        cluster.until_state(b, NodeState.DOWN)
+        gate.set()
+        assert client.get(timeout=10).status == 500
+        until(lambda: cluster.live(b).diverged, "it may have applied it")
+
+
+def test_resuming_gives_a_node_all_its_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PROBE_S", 60.0)
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"attempts": 4}) as cluster:
+        b = nodes[1]
+        b.answers = lambda seen: Reply(401 if seen.sequence else 200)
+        for _ in range(3):
+            cluster.post()
+        until(lambda: cluster.live(b).held, "b is held")
+        before = len(b.updates)
+        cluster.api("POST", f"/queues/127.0.0.1/{b.port}/resume")
+        cluster.until_applied(3)
+        assert len(b.updates) - before == 4
+
+
+def test_a_hold_that_has_become_another_one_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"attempts": 2, "ambiguous": "hold"}) as cluster:
+        b = nodes[1]
+        b.answers = lambda seen: Reply(401 if seen.sequence else 200)
+        for _ in range(3):
+            cluster.post()
+        until(lambda: cluster.live(b).held, "b is held")
+        b.next_up.append(Cut())
+        until(lambda: "nobody knows whether it has applied it" in caplog.text, "it waits for the operator now")
+        assert "gave no answer to update 3" in cluster.queue(b)["last-error"]
+
+
+def test_a_body_that_cannot_be_read_does_not_stall_a_node_in_silence(tmp_path: Path) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"attempts_uncertain": 3}) as cluster:
+        b = nodes[1]
+        b.go_away()
+        cluster.until_state(b, NodeState.DOWN)
+        cluster.post(b"x" * 400_000)
+        (body,) = [path for path in Path(cluster.state_dir).rglob("*") if path.stat().st_size == 400_000]
+        body.unlink()
+        body.mkdir()
+        b.come()
+        until(lambda: cluster.live(b).out_of_sync, "it is given up, loudly")
+        body.rmdir()
+
+
+def test_a_flag_is_stored_before_the_position_that_it_explains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"attempts": 2}) as cluster:
+        b = nodes[1]
+        directory = Path(cluster.state_dir) / "nodes.json.new"
+        directory.mkdir()  # so it cannot be replaced
+        monkeypatch.setattr(fleet, "SAVE_RETRY_S", 0.05)
+        b.next_up.extend([Reply(422)] * 2)
+        cluster.post()
+        until(lambda: cluster.live(b).diverged, "it differs")
+        assert cluster.live(b).position == 0
+        directory.rmdir()
+        cluster.until_applied(1)
