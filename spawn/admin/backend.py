@@ -27,7 +27,10 @@ class AdminBackend(Protocol):
         """
 
     def put_nodes(self, changes: Sequence[tuple[str, int, NodeChange]], peer: str) -> Sequence[PutResult]:
-        """As many ``put_node``s, without moves and positions; what they wait for, they wait for together."""
+        """As many ``put_node``s, without moves and positions; what they wait for, they wait for together.
+
+        Raises ``StateError`` when they cannot be stored: all of them hold, and are stored later.
+        """
 
     def delete_nodes(self, host: str | None, port: int | None, peer: str) -> int:
         """Remove all matching nodes, durable on return; how many there were."""
@@ -36,7 +39,11 @@ class AdminBackend(Protocol):
         """Matching nodes' places in the journal, in the order of ``nodes``."""
 
     def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueStatus:
-        """Put a node at a position, durable on return. Raises ``NoSuchNode`` and ``PositionConflict``."""
+        """Put a node at a position, durable on return.
+
+        Raises ``NoSuchNode``, ``PositionConflict``, and ``NotPossibleNow`` when it would be diverged by that, which
+        cannot be stored: nothing has changed.
+        """
 
     def resume(self, host: str, port: int, peer: str) -> QueueChange:
         """Let a held node go on, durable on return. Raises ``NoSuchNode``."""
@@ -44,7 +51,8 @@ class AdminBackend(Protocol):
     def skip(self, host: str, port: int, sequence: int, peer: str) -> QueueChange:
         """Take an update out of a node's queue for good, durable on return.
 
-        Raises ``NoSuchNode``, ``NoSuchUpdate``, and ``VerbConflict`` when the node is done with it, or has no queue.
+        Raises ``NoSuchNode``, ``NoSuchUpdate``, ``VerbConflict`` when the node is done with it, or has no queue, and
+        ``NotPossibleNow`` when it cannot be stored that the node is diverged: nothing has changed.
         """
 
     def retry(self, host: str, port: int, sequence: int, peer: str) -> QueueChange:

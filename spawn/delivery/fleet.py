@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import gevent
-from gevent.event import Event
 from gevent.lock import RLock
 
 from spawn.config.schema import NodeConfig
@@ -25,10 +24,11 @@ from spawn.delivery.freshness import Freshness
 from spawn.delivery.policy import AnswerClass, classify
 from spawn.delivery.refusals import Blame, Refusals
 from spawn.delivery.retries import End
+from spawn.delivery.saver import Saver
 from spawn.delivery.skips import Skips
 from spawn.delivery.types import NotPossibleNow
 from spawn.delivery.worker import HOLD_AFTER, WINDOW, Worker, WorkerEvents
-from spawn.errors import JournalError, JournalFull, SpawnError, StateError
+from spawn.errors import JournalError, JournalFull
 from spawn.journal.base import Journal, Published
 from spawn.nodes.health import HealthChecker
 from spawn.nodes.node import Node, NodeEvent, NodeRecord, NodeState
@@ -37,7 +37,6 @@ from spawn.nodes.registry import Registry
 log = logging.getLogger("spawn.fleet")
 
 IN_FLIGHT_S = 10.0  # a delivery in flight may take this long when its worker is told to stop
-SAVE_RETRY_S = 5.0
 NOBODY_SERVES = "no node serves: reads get 503, updates are kept and answered with 202"
 OUT_OF_SYNC = (
     "out of sync: it gets no updates and no reads until it is told its position "
@@ -79,9 +78,7 @@ class Fleet:
         self.skips = Skips(journal)
         self._nobody_serves = True
         self._switching: defaultdict[str, RLock] = defaultdict(RLock)  # a node never has two workers
-        self._unsaved = Event()
-        self._said_unsaved = False
-        self._saver: gevent.Greenlet[..., None] | None = None
+        self._saver = Saver(registry)
         self._stopping = False
         self.board: ReferenceBoard
         self.checker: HealthChecker
@@ -121,7 +118,7 @@ class Fleet:
                 log.warning("node %s is %s", node.name, OUT_OF_SYNC)
             self.enter(node)
         self.add_file_nodes(file_nodes)
-        self._saver = gevent.spawn(self._save_when_needed)
+        self._saver.start()
 
     def _doubt_memory(self) -> None:
         """The journal was in memory and its end was sudden: what the nodes had still to get is not known."""
@@ -156,15 +153,14 @@ class Fleet:
     def stop(self, deadline_s: float) -> None:
         """Let every worker finish the delivery in flight, then store what has to be."""
         self._stopping = True
+        self._saver.stopping()
         stops = {node_id: gevent.spawn(worker.stop, deadline_s) for node_id, worker in self._workers.items()}
         gevent.joinall(list(stops.values()), timeout=deadline_s + 2.0)
         for node in self.registry.nodes:
             if node.id in stops and stops[node.id].value is not True:
                 _was_cut(node)
         self._workers.clear()
-        if self._saver is not None:
-            self._saver.kill(block=True, timeout=1.0)
-            self._saver = None
+        if self._saver.stop():
             self._settle()
 
     def _settle(self) -> None:
@@ -175,7 +171,7 @@ class Fleet:
             durable = False
         for node in self.registry.nodes:
             node.settled = durable and not node.in_doubt and node.position >= node.doubt_until
-        self._save()
+        self._saver.save()
 
     # -- joining and leaving
 
@@ -251,7 +247,7 @@ class Fleet:
             self.checker.poke,
             self._on_given_up,
             self.mark_diverged,
-            self._store_flags,
+            self._saver.wait_stored,
             self._on_unconfirmed,
             self.skips.have,
             self.refusals.retract,
@@ -315,7 +311,7 @@ class Fleet:
     def _on_flagged(self, node: Node) -> None:
         """A worker has set or cleared a flag; it may be the very worker that has to stop, so that is left to a
         greenlet of its own."""
-        self._unsaved.set()
+        self._saver.flag()
         if node.out_of_sync:
             self.behind(node)
             gevent.spawn(self.reconcile, node)
@@ -332,7 +328,7 @@ class Fleet:
             node.last_error,
             sequence,
         )
-        self._unsaved.set()
+        self._saver.flag()
         self.refresh()
         return blame
 
@@ -452,42 +448,11 @@ class Fleet:
 
     def flag(self) -> None:
         """Something about a node has to be stored soon."""
-        self._unsaved.set()
+        self._saver.flag()
 
     def store(self) -> None:
         """Store what was just changed. Raises ``StateError`` when it holds but is not stored yet: it is tried again."""
-        try:
-            self.registry.save()
-        except StateError as error:
-            self.flag()
-            raise StateError(f"the change holds, but a restart would undo it, since Spawn {error}") from None
-
-    def _store_flags(self) -> None:
-        """Return when they are on disk, or at the stop: a position must not outlive the flag that explains it."""
-        while not self._save() and not self._stopping:
-            gevent.sleep(SAVE_RETRY_S)
-
-    def _save_when_needed(self) -> None:
-        while True:
-            self._unsaved.wait()
-            if not self._save():
-                gevent.sleep(SAVE_RETRY_S)
-
-    def _save(self) -> bool:
-        self._unsaved.clear()
-        try:
-            self.registry.save()
-        except SpawnError as error:
-            then = "the next start finds the older ones" if self._stopping else "trying again"
-            if not self._said_unsaved or self._stopping:
-                log.critical("the states of the nodes cannot be stored: %s; %s", error, then)
-            self._said_unsaved = True
-            self._unsaved.set()
-            return False
-        if self._said_unsaved:
-            log.warning("the states of the nodes are stored again")
-        self._said_unsaved = False
-        return True
+        self._saver.store()
 
     # -- measures
 

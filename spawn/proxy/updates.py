@@ -137,7 +137,7 @@ class Updates:
                 self._cluster.freshness.raise_to(reference.sequence)
             if spool.failed:
                 message = f"a node has answered the update with {head.status}, but its answer was cut short"
-                response.reply(502, message, [sequence])
+                response.reply(head.status if reference.rejected else 502, message, [sequence])
                 return
             headers = [*forward_response_headers(head, self._cluster.via), sequence]
             length = spool.size if spool.complete else head.framing.length

@@ -44,6 +44,22 @@ def test_every_listed_route_is_described() -> None:
         assert (method.lower(), re.sub(r":(\w+)", r"{\1}", path)) in described
 
 
+def test_a_verb_that_needs_no_body_says_what_it_does_with_one() -> None:
+    with serving(seeded()) as api:
+        paths = api("GET", "/openapi.json").json["paths"]
+        posts = {path: item["post"] for path, item in paths.items() if "post" in item}
+        assert len(posts) == 4
+        for path, post in posts.items():
+            assert not post["requestBody"]["required"]
+            assert {"400", "413", "415"} <= post["responses"].keys()
+            target = path.format(host="node1.myapp.com", port=7017, sequence=1)
+            assert api("POST", target, b"", Content_Type="text/plain").status not in (400, 413, 415)
+            assert api("POST", target, {}).status not in (400, 413, 415)
+            assert api("POST", target, [1]).status == 400
+            assert api("POST", target, b"x", Content_Type="text/plain").status == 415
+            assert api("POST", target, b" " * 2_000_000).status == 413
+
+
 def test_every_listed_route_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
     for method, path in re.findall(r"^([A-Z]+) +(/\S+)", pages()["/list"], re.M):

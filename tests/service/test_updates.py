@@ -310,6 +310,16 @@ def test_an_answer_that_is_cut_counts_and_the_client_is_told(tmp_path: Path, dec
         assert cluster.status_on(1, node) == "applied"
 
 
+def test_a_failure_that_is_cut_is_still_a_rejection(tmp_path: Path) -> None:
+    """502 would say that it counts."""
+    node = AppNode()
+    node.next_up.append(Reply(500, b"half", length=10, cut=True))
+    with Cluster(tmp_path, [node]) as cluster:
+        got = cluster.post()
+        assert (got.status, got.sequence) == (500, 1)
+        assert cluster.fate(1)["reference"] == 500
+
+
 def test_a_large_answer_passes_through(tmp_path: Path) -> None:
     body = bytes(range(256)) * 8_192
     node = AppNode(answers=lambda seen: Reply(200, body))

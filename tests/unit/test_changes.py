@@ -8,7 +8,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from spawn.delivery import fleet as fleet_module
+from spawn.delivery import saver
 from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, NotPossibleNow, PositionConflict, VerbConflict
 from spawn.errors import JournalBroken, Pruned, StateError
 from spawn.nodes.node import Node, NodeEvent, NodeState
@@ -430,7 +430,7 @@ def test_a_change_that_cannot_be_stored_holds_is_said_and_is_stored_later(
     made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given a disk that takes no file
-    monkeypatch.setattr(fleet_module, "SAVE_RETRY_S", 0.01)
+    monkeypatch.setattr(saver, "SAVE_RETRY_S", 0.01)
     in_the_way = Path(made.store.path + ".new")
     in_the_way.mkdir()
     # When a node is changed, then whoever asked is told that it is not stored, and so is the operator, once
