@@ -247,7 +247,7 @@ class Fleet:
             self.checker.poke,
             self._on_given_up,
             self.mark_diverged,
-            self._saver.wait_stored,
+            self._saver.save,
             self._on_unconfirmed,
             self.skips.have,
             self.refusals.retract,

@@ -30,7 +30,7 @@ class Saver:
         self._greenlet = gevent.spawn(self._save_when_needed)
 
     def stopping(self) -> None:
-        """From now on nobody waits for a store that fails."""
+        """From now on there is no next try."""
         self._stopping = True
 
     def stop(self) -> bool:
@@ -53,13 +53,8 @@ class Saver:
             self.flag()
             raise StateError(f"the change holds, but a restart would undo it, since Spawn {error}") from None
 
-    def wait_stored(self) -> None:
-        """Return when the flags are on disk, or at the stop: a position must not outlive the flag that explains it."""
-        while not self.save() and not self._stopping:
-            gevent.sleep(SAVE_RETRY_S)
-
     def save(self) -> bool:
-        """Store now; what fails is said, and tried again."""
+        """Store now, and say whether that went well; what fails is logged once, and tried again."""
         self._unsaved.clear()
         try:
             self._registry.save()

@@ -38,6 +38,8 @@ WINDOW = 64  # updates beyond the durable position
 IDLE_S = 30.0  # how long a worker sleeps when there is nothing to do and nobody wakes it
 PROBE_S = 30.0  # a held node is tried this often
 HOLD_AFTER = 3  # refusals in a row
+STORE_S = 30.0  # how long a node waits for its flags to be stored
+STORE_RETRY_S = 1.0
 FAULT_PAUSE_S = 5.0  # after an error in Spawn itself
 
 
@@ -50,7 +52,7 @@ class WorkerEvents:
     suspect: Callable[[Node], None]  # the node behaves as if its health had changed
     gives_up: Callable[[Node, int], Blame]  # on an update that nobody is known to have applied
     differs: Callable[[Node], None]  # the node surely does not have what others have, or the other way round
-    stored: Callable[[], None]  # returns when the flags are on disk: this one blocks
+    store: Callable[[], bool]  # the flags, now; whether they are on disk. This one blocks
     flagged: Callable[[Node, int], None]  # the node goes on without an update that others may have applied
     skips: Callable[[Node, int], bool]  # whether an operator has taken the update out of the node's queue
     retracts: Callable[[Node, int], None]  # the node has not given the update up after all
@@ -393,7 +395,7 @@ class Worker:
         else:
             log.error("node %s %s; it goes on without it", node.name, what)
             self._events.flagged(node, entry.sequence)
-            self._events.stored()
+            self._store_flags()
         self._finish(entry, Outcome.REFUSED)
 
     def _give_up_with_all(self, entry: Entry) -> None:
@@ -434,7 +436,16 @@ class Worker:
         self._counters.add("delivery.diverged")
         log.error("node %s differs from the others: it %s", node.name, why)
         self._events.differs(node)
-        self._events.stored()  # before the position that hides it
+        self._store_flags()
+
+    def _store_flags(self) -> None:
+        """A position must not outlive the flag that explains it; but neither is a node stalled for ever by a disk."""
+        until_s = time.monotonic() + STORE_S
+        while not self._events.store() and time.monotonic() < until_s:
+            if self._stopping:  # the next worker delivers it again
+                self.node.doubt_until = max(self.node.doubt_until, self.node.position + 1)
+                raise gevent.GreenletExit
+            gevent.sleep(STORE_RETRY_S)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0 and not self._stopping:

@@ -238,7 +238,7 @@ class Journal(Protocol):
         Entries (bodies, heads) up to ``entries_upto`` go that are older than ``entries_before_s``; their records
         (time, method, path, reference, outcomes) stay until they are older than ``records_before_s``. Updates that a
         consumer refused, skipped or left unknown keep their entries until then too (see ``entry``), below the tail.
-        The newest record always stays.
+        The newest record always stays. In a restored journal, no entry counts as older than that start.
         """
 
     def backup(self, directory: str) -> Backup:

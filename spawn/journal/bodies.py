@@ -99,6 +99,11 @@ class BodyFiles:
                 raise JournalDamaged(f"the journal is damaged: body file {self.path(name)} of update {sequence} {what}")
         self.delete(sizes)
 
+    def missing(self, rows: Iterable[tuple[int, str, int]]) -> set[int]:
+        """Of rows (sequence, name, size), the sequences whose file is not there."""
+        there = set(os.listdir(self.bodies))
+        return {sequence for sequence, name, _ in rows if name not in there}
+
     def any(self) -> bool:
         """Whether there are bodies at all."""
         return bool(os.listdir(self.bodies))
@@ -148,6 +153,14 @@ class Ballast:
             self.let_go()
             return False
         return True
+
+    def lacking_bytes(self, margin_bytes: int) -> int:
+        """How much more room the disk would need for ``take``."""
+        try:
+            disk = os.statvfs(os.path.dirname(self._path))
+        except OSError:
+            return 0
+        return self._size_bytes + margin_bytes - disk.f_bavail * disk.f_frsize
 
     def let_go(self) -> None:
         with contextlib.suppress(OSError):  # it is gone, or the disk has worse problems

@@ -26,12 +26,15 @@ from spawn.journal.base import Entry, FileBody, NewUpdate, Publish
 from spawn.journal.bodies import Ballast, BodyFiles, StoredFile
 from spawn.journal.database import Batch, Database, DiskFull
 from spawn.journal.notes import Notes
+from spawn.journal.schema import WAL_BYTES
+from spawn.journal.stamps import Stamps
 from spawn.journal.threads import NativeThreads
 
 log = logging.getLogger("spawn.journal")
 
 LINGER_S = 0.025  # half of what the contract allows for positions
 RETRY_S = 1.0  # between attempts while the disk is full
+LOOK_S = 0.5  # at most, of each of them, is spent on giving room back
 BATCH_ENTRIES = 512
 BATCH_BYTES = 8 << 20
 FULL_TEXT = "the disk that holds the journal is full: no update is accepted until there is room"
@@ -56,7 +59,7 @@ class Committer:
 
     def __init__(
         self, database: Database, writer: NativeThreads, files: NativeThreads, bodies: BodyFiles,
-        ballast: Ballast, budget: Budget, clock: Callable[[], float],
+        ballast: Ballast, budget: Budget, stamps: Stamps,
     ) -> None:  # fmt: skip
         self._database = database
         self._writer = writer
@@ -64,7 +67,7 @@ class Committer:
         self._bodies = bodies
         self._ballast = ballast
         self._budget = budget
-        self._clock = clock
+        self._stamps = stamps
         self._appends: deque[Waiting] = deque()
         self._jobs: deque[tuple[Callable[[], Any], AsyncResult[Any]]] = deque()
         self._queued = Event()  # something is to be done
@@ -74,9 +77,9 @@ class Committer:
         self._arriving = 0  # updates whose body file is being moved in
         self._taken: list[Waiting] = []  # the updates of the batch in flight
         self._total = 0
-        self._time_us = 0
         self._behind = False  # small changes did not fit on the disk and still wait
         self._looked_at_s = 0.0  # monotonic time of the last look for room
+        self._wal_bytes = 0  # the most that it took since the disk is full
         self.head = 0
         self.commits = 0  # without an update: what the head does not count
         self.notes = Notes()
@@ -87,11 +90,11 @@ class Committer:
         self.broken_reason = ""
 
     def start(
-        self, publish: Publish, on_broken: Callable[[str], None], head: int, time_us: int, total: int,
+        self, publish: Publish, on_broken: Callable[[str], None], head: int, total: int,
         positions: dict[str, int], disk_full: bool,
     ) -> None:  # fmt: skip
         self._publish, self._on_broken = publish, on_broken
-        self.head, self._time_us, self._total = head, time_us, total
+        self.head, self._total = head, total
         self.durable = dict(positions)
         self.disk_full = disk_full
         if disk_full:
@@ -179,6 +182,9 @@ class Committer:
         if self.broken_reason:
             waiting.done.set_exception(JournalBroken(self.broken_reason))
             return
+        if self.disk_full:  # since it was taken in
+            self._refuse([waiting])
+            return
         self._appends.append(waiting)
         self.hurry()
 
@@ -231,11 +237,10 @@ class Committer:
 
     def _batch(self, taken: list[Waiting]) -> Batch:
         notes = self.in_flight
-        time_us = max(self._time_us, int(self._clock() * 1e6))  # a clock that jumps back stands still here
         updates = [(waiting.update, waiting.file) for waiting in taken]
         commits = self.commits + 1 if notes.has_changes and not taken else 0
         return Batch(
-            self.head + 1, time_us, self._total, updates,
+            self.head + 1, self._stamps.next_us(), self._total, updates,
             notes.positions, notes.settled, notes.changes, notes.actions, commits,
         )  # fmt: skip
 
@@ -261,7 +266,7 @@ class Committer:
         committed.set()
 
     def _publish_all(self, batch: Batch, taken: list[Waiting]) -> None:
-        self._time_us = batch.time_us
+        self._stamps.given(batch.time_us)
         self._total += sum(waiting.cost for waiting in taken)
         self.head = batch.first + len(taken) - 1
         time_s = batch.time_us / 1e6
@@ -308,13 +313,11 @@ class Committer:
 
     def _on_disk_full(self, taken: list[Waiting]) -> None:
         """Refuse the appends; with the ballast gone, try the small changes alone."""
-        if not self.disk_full:
-            log.error("%s; reads and deliveries go on", FULL_TEXT)
-        self.disk_full = True
-        self._looked_at_s = time.monotonic()
-        self._refuse([*taken, *self._appends])
-        self._appends.clear()
-        self._files.call(self._ballast.let_go)
+        refused = [*taken, *self._appends]
+        self._appends.clear()  # before anything below lets others run: what comes now is refused as it comes
+        self._taken = []
+        self.met_full_disk()
+        self._refuse(refused)
         batch = self._batch([])
         try:
             self._write(batch)
@@ -325,11 +328,18 @@ class Committer:
         else:
             self._committed(batch, [])
 
+    def met_full_disk(self) -> None:
+        """From now on updates are refused, until there is room. The ballast goes, for what is tried next."""
+        if not self.disk_full:
+            log.error("%s; reads and deliveries go on", FULL_TEXT)
+        self.disk_full = True
+        self._looked_at_s = time.monotonic()
+        self._files.call(self._ballast.let_go)
+
     def _refuse(self, refused: list[Waiting]) -> None:
         for waiting in refused:
             self._budget.release(waiting.cost)
             waiting.done.set_exception(JournalFull(FULL_TEXT))
-        self._taken = []
         names = [waiting.file.name for waiting in refused if waiting.file]
         if names:
             self._files.call(self._bodies.delete, names)
@@ -349,21 +359,41 @@ class Committer:
 
     def _look_for_room(self) -> None:
         """Leave the full state once the ballast fits again with something to spare, and a commit too."""
-        if not self.disk_full or self._behind or time.monotonic() < self._looked_at_s + RETRY_S:
+        if not self.disk_full or time.monotonic() < self._looked_at_s + RETRY_S:
             return
         self._looked_at_s = time.monotonic()
-        if self._files.call(self._ballast.take, self._ballast.margin_bytes) and self._can_write():
-            self.disk_full = False
+        if self._behind:  # what is in the WAL may be written back where it belongs: then there is room in the WAL
+            self._on_writer(self._database.checkpoint, "PASSIVE")
+        elif self._take_ballast() and self._can_write():
+            self.disk_full, self._wal_bytes = False, 0
             log.warning("the disk that holds the journal has room again: updates are accepted")
+
+    def _take_ballast(self) -> bool:
+        """What pruning freed is in the database: it has to be given back before the ballast fits."""
+        until_s = time.monotonic() + LOOK_S
+        while True:
+            wal = self._files.call(self._database.wal_bytes)
+            self._wal_bytes = max(self._wal_bytes, min(wal, WAL_BYTES))  # and it will take that again
+            margin = self._ballast.margin_bytes + self._wal_bytes - wal
+            if self._files.call(self._ballast.take, margin):
+                return True
+            lacking = self._files.call(self._ballast.lacking_bytes, margin)
+            if time.monotonic() >= until_s or not self._on_writer(self._database.give_back, lacking):
+                return False
 
     def _can_write(self) -> bool:
         """What the file system says of its room need not be so (a quota, a broken disk)."""
+        if self._on_writer(self._database.touch) is not False:
+            return not self.broken_reason
+        self._files.call(self._ballast.let_go)
+        return False
+
+    def _on_writer(self, call: Callable[..., Any], *args: object) -> Any:
+        """False when there was no room for it; any other failure ends the journal."""
         try:
-            self._writer.call(self._database.touch)
+            return self._writer.call(call, *args)
         except DiskFull:
-            self._files.call(self._ballast.let_go)
             return False
         except Exception as error:  # noqa: BLE001 — whatever it was, nobody knows what is on the disk now
             self.fail(f"a commit of the journal failed, its outcome is unknown: {error}")
             return False
-        return True

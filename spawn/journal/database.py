@@ -1,4 +1,4 @@
-"""What is done with the database, on its one thread: transactions, pages of entries, pruning.
+"""What is done with the database, on its one thread: transactions, pages of entries, giving room back.
 
 Python's ``sqlite3`` gives the GIL away in every statement and has to get it back from a busy hub, so the number of
 statements counts: a batch of any size is at most one INSERT per table, one UPDATE for all references and one for all
@@ -10,28 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from spawn.errors import JournalDamaged, JournalFull
 from spawn.journal import schema
-from spawn.journal.accounting import RECORD_BYTES, entry_bytes, path_of, record_bytes
+from spawn.journal.accounting import entry_bytes, path_of, record_bytes
 from spawn.journal.base import MAX_ACTIONS, Action, Body, Entry, FileBody, NewUpdate, Outcome, Range
 from spawn.journal.bodies import BodyFiles, StoredFile
 from spawn.journal.checksums import of_position, of_record, of_reference, record_is_intact
 from spawn.journal.mark import Mark
 from spawn.journal.notes import NotedAction
-from spawn.journal.outcomes import PINNING, Change, gaps_between, lay_over
+from spawn.journal.outcomes import Change, lay_over
+from spawn.journal.pruning import Bounds, Pruning, prune, spare_lost_bodies
 
 T = TypeVar("T")
 
+log = logging.getLogger("spawn.journal")
+
 VACUUM_PAGES = 128  # given back to the file system per pruning step, once a quarter of the file is free
+FULL_VACUUM_PAGES = (512, 16)  # while the disk is full; the smaller number where the other does not fit into the WAL
 VACUUM_FROM_PAGES = 2_048  # less than that is not worth the trouble
 
 RECORD_COLUMNS, ENTRY_COLUMNS = 6, 11
@@ -69,11 +75,6 @@ FORGET_ACTIONS = (
     f" LIMIT -1 OFFSET {MAX_ACTIONS})"
 )
 FORGET = "DELETE FROM consumers WHERE id IN (SELECT value FROM json_each(?))"
-RECORDS_SIZE = (
-    f"SELECT total(length(method) + length(path) + {RECORD_BYTES}) FROM records WHERE sequence BETWEEN ? AND ?"
-)
-ENTRIES_SIZE = "SELECT total(cost) FROM entries WHERE sequence BETWEEN ? AND ?"
-ENTRIES_FILES = "SELECT file FROM entries WHERE sequence BETWEEN ? AND ? AND file IS NOT NULL"
 
 
 class _Row(msgspec.Struct, array_like=True):
@@ -130,17 +131,6 @@ class FateRow(NamedTuple):
     actions: dict[int, Action]  # by number
 
 
-@dataclass(slots=True)
-class Pruning:
-    """What one step did."""
-
-    tail: int
-    records_tail: int
-    gone: int = 0
-    freed: int = 0
-    files: list[str] = field(default_factory=list)
-
-
 class Database:
     """All methods run on one and the same thread."""
 
@@ -157,25 +147,25 @@ class Database:
         assert self._connection is not None, "open() comes first"
         return self._connection
 
-    def open(self, restored: bool = False) -> schema.Opened:
+    def open(self, restored: bool = False, now_us: int = 0) -> schema.Opened:
         """Open, create, check; sweeps leftovers. Raises ``JournalDamaged``, ``StateError``, ``OSError``."""
         try:
+            self._refuse_lone_wal()
             self._connection = schema.connect(self._path)
             self._bodies.make()
-            if schema.prepare(self._connection, self._path) and self._bodies.any():
-                raise schema.damaged(
-                    self._path, f"it is missing or empty, but {self._bodies.bodies} holds bodies of it"
-                )
+            schema.prepare(self._connection, self._path, on_new=partial(self._refuse_nothing, restored))
             if not restored:
                 schema.refuse_backup(self._connection, self._path)
             opened = schema.inspect(self._connection, self._path)
             self._unchecked = opened.unchecked
             if not restored:
                 schema.check_mark(self._path, opened, self.mark.read())  # before bodies of what is lost are swept
+            if restored:
+                opened = self._without_lost_bodies(opened)
             self._bodies.reconcile(opened.files)
             self._bodies.empty_spool()
             if restored:  # last: what fails can be tried again
-                opened = opened._replace(uuid=schema.renew(self._connection))
+                opened = opened._replace(uuid=schema.renew(self._connection, now_us), restored_us=now_us)
         except sqlite3.DatabaseError as error:
             self.discard()
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -188,6 +178,36 @@ class Database:
             self.discard()
             raise
         return opened
+
+    def _refuse_lone_wal(self) -> None:
+        """SQLite would throw it away."""
+        if self.wal_bytes() and not (os.path.exists(self._path) and os.path.getsize(self._path)):
+            raise schema.damaged(self._path, f"it is missing or empty, but {self._path}-wal is there")
+
+    def _refuse_nothing(self, restored: bool) -> None:
+        """There are no tables: no new journal is made where there was one. Raises ``JournalDamaged``."""
+        mark, missing = self.mark.read(), ""
+        if self._bodies.any():
+            missing = f"but {self._bodies.bodies} holds bodies of it"
+        elif mark is not None and mark.head:
+            missing = f"and update {mark.head} was durable"
+        elif restored:
+            missing = "so there is nothing to start as restored"
+        if missing:
+            raise schema.damaged(self._path, f"it is missing or empty, {missing}")
+
+    def _without_lost_bodies(self, opened: schema.Opened) -> schema.Opened:
+        """A lost end may have held a pruning: its rows are back, and its body files are gone. A backup has them all."""
+        lost = self._bodies.missing(opened.files)
+        if not lost or schema.backup_time(self._db) is not None:
+            return opened
+        with self._transaction() as db:
+            step = spare_lost_bodies(db, Pruning(opened.tail, opened.records_tail), opened.files, lost)
+        log.warning(
+            "the bodies of %d updates up to %d are gone: these are taken for pruned, the journal begins at update %d",
+            len(lost), max(lost), step.tail,
+        )  # fmt: skip
+        return schema.inspect(self._db, self._path)
 
     def discard(self) -> None:
         """Let the connection go without ceremony."""
@@ -359,65 +379,62 @@ class Database:
         except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError, ValueError) as error:
             raise schema.damaged(self._path, str(error)) from None
 
-    # --- pruning
+    # --- pruning, and the room it makes
 
-    def prune(self, state: Pruning, upto: int, entries_us: int, records_us: int, head: int, limit: int) -> Pruning:
-        """One step: entries from the tail on, then records before it. See ``Journal.prune``. Errors as ``commit``."""
-        step = Pruning(state.tail, state.records_tail)
+    def prune(self, before: Pruning, bounds: Bounds) -> Pruning:
+        """One step; see ``Journal.prune``. Errors as ``commit``."""
         with self._transaction() as db:
-            last = self._last_before(step.tail, min(upto, head), entries_us, limit)
-            if last is not None:
-                self._prune_entries(db, step, last)
-            last = self._last_before(step.records_tail, min(step.tail, head) - 1, records_us, limit)
-            if last is not None:
-                self._prune_records(db, step, last)
-            if step.gone:
-                db.execute("UPDATE meta SET value = ? WHERE key = 'tail'", (step.tail,))
-                db.execute("UPDATE meta SET value = value + ? WHERE key = 'freed'", (step.freed,))
-        self._give_back()
+            step = prune(db, before, bounds)
+        free, pages = self._pages("freelist_count"), self._pages("page_count")
+        if free > max(VACUUM_FROM_PAGES, pages // 4):
+            self._vacuum(VACUUM_PAGES)
         return step
 
-    def _last_before(self, first: int, last: int, time_us: int, limit: int) -> int | None:
-        """The last of the next ``limit`` sequences that is older than a time; times never run backwards."""
-        found: int | None = schema.scalar(
-            self._db,
-            "SELECT max(sequence) FROM records WHERE sequence BETWEEN ? AND ? AND time_us < ?",
-            first, min(last, first + limit - 1), time_us,
-        )  # fmt: skip
-        return found
+    def give_back(self, wanted_bytes: int) -> bool:
+        """Return some free pages to the file system, and the WAL's room; False when there are not enough of them.
 
-    def _prune_entries(self, db: sqlite3.Connection, step: Pruning, last: int) -> None:
-        rows = db.execute(
-            "SELECT first, last, outcome FROM outcomes WHERE first <= ? AND last >= ?", (last, step.tail)
-        ).fetchall()
-        pinned = [Range(a, b, Outcome(o)) for a, b, o in rows if Outcome(o) in PINNING]
-        for gap in gaps_between(step.tail, last, pinned):
-            self._delete_entries(db, step, gap)
-        step.gone += last - step.tail + 1
-        step.tail = last + 1
+        For a full disk. Raises ``sqlite3.Error`` for an unknown outcome.
+        """
+        wal, free = self.wal_bytes(), self._pages("freelist_count")
+        more = wal - schema.WAL_BYTES  # than it will soon take again
+        if not (wal or free) or max(0, more) + free * self._pages("page_size") < wanted_bytes:
+            return False
+        self.checkpoint("TRUNCATE")  # first: what follows needs room in the WAL
+        if free and any(self._vacuum(pages) for pages in FULL_VACUUM_PAGES):
+            self.checkpoint("TRUNCATE")
+        return (self.wal_bytes(), self._pages("freelist_count")) != (wal, free)
 
-    def _prune_records(self, db: sqlite3.Connection, step: Pruning, last: int) -> None:
-        reach = (step.records_tail, last)
-        self._delete_entries(db, step, reach)
-        step.freed += int(schema.scalar(db, RECORDS_SIZE, *reach))
-        db.execute("DELETE FROM records WHERE sequence BETWEEN ? AND ?", reach)
-        db.execute("DELETE FROM outcomes WHERE last <= ?", (last,))
-        db.execute("DELETE FROM actions WHERE last <= ?", (last,))
-        step.gone += last - step.records_tail + 1
-        step.records_tail = last + 1
+    def checkpoint(self, mode: str) -> None:
+        """Write the WAL back, as far as the disk has room for it. Raises ``sqlite3.Error`` for any other failure."""
+        with _unless_full():
+            self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
-    @staticmethod
-    def _delete_entries(db: sqlite3.Connection, step: Pruning, reach: tuple[int, int]) -> None:
-        step.freed += int(schema.scalar(db, ENTRIES_SIZE, *reach))
-        step.files += [name for (name,) in db.execute(ENTRIES_FILES, reach)]
-        db.execute("DELETE FROM entries WHERE sequence BETWEEN ? AND ?", reach)
+    def _vacuum(self, pages: int) -> bool:
+        """Whether there was room for it."""
+        with _unless_full():
+            self._db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute() would do one page
+            return True
+        return False
 
-    def _give_back(self) -> None:
-        """Return some free pages to the file system when there are many; a failure only means: not now."""
-        with contextlib.suppress(sqlite3.OperationalError):
-            free, pages = (schema.scalar(self._db, f"PRAGMA {what}") for what in ("freelist_count", "page_count"))
-            if free > max(VACUUM_FROM_PAGES, pages // 4):
-                self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # execute() would do one page
+    def _pages(self, what: str) -> int:
+        return int(schema.scalar(self._db, f"PRAGMA {what}"))
+
+    def wal_bytes(self) -> int:
+        """On any thread."""
+        try:
+            return os.stat(self._path + "-wal").st_size
+        except OSError:
+            return 0
+
+
+@contextlib.contextmanager
+def _unless_full() -> Iterator[None]:
+    """No room for it now: SQLite has left everything as it was. After any other error nobody knows."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+            raise
 
 
 def checksum(sequence: int, method: bytes, target: bytes, head: bytes, body: bytes | None, key: bytes | None) -> int:

@@ -32,6 +32,7 @@ from spawn.journal.base import (
     Usage,
 )
 from spawn.journal.outcomes import beyond, gaps_between, lay_over
+from spawn.journal.stamps import Stamps, microseconds
 from spawn.journal.threads import NativeThreads
 
 log = logging.getLogger("spawn.journal")
@@ -53,12 +54,11 @@ class MemoryJournal:
 
     def __init__(self, max_bytes: int, spool_directory: str, *, clock: Callable[[], float] = time.time) -> None:
         self._spool = spool_directory
-        self._clock = clock
+        self._stamps = Stamps(clock)
         self._budget = Budget(max_bytes)
         self._uuid = uuid.uuid4().hex
         self._head = 0
         self._tail = self._records_tail = 1
-        self._time_us = 0
         self._entries: dict[int, tuple[Entry, int]] = {}  # with its cost
         self._records: dict[int, _Record] = {}
         self._outcomes: dict[str, list[Range]] = {}
@@ -119,8 +119,9 @@ class MemoryJournal:
                 self._files.call(_unlink, [update.body.path])
             raise
         self._head += 1
-        self._time_us = max(self._time_us, int(self._clock() * 1e6))
-        time_s = self._time_us / 1e6
+        time_us = self._stamps.next_us()
+        self._stamps.given(time_us)
+        time_s = time_us / 1e6
         entry = Entry(
             self._head, time_s, update.method, update.target, update.head, update.body, update.key, reference=None
         )
@@ -158,7 +159,7 @@ class MemoryJournal:
         if not 1 <= first <= last <= self._head:
             raise ValueError(f"{first} to {last} is not a range of updates")
         if last >= self._records_tail:
-            time_s = int(self._clock() * 1e6) / 1e6
+            time_s = self._stamps.now_us() / 1e6
             self._actions.append((first, last, Action(time_s, consumer, verb, peer)))
             del self._actions[:-MAX_ACTIONS]
 
@@ -275,8 +276,8 @@ class MemoryJournal:
 
     def _last_before(self, first: int, last: int, time_s: float, limit: int) -> int:
         """The last of the next ``limit`` sequences that is older than a time; ``first - 1`` when none is."""
-        sequence = first
-        while sequence <= min(last, first + limit - 1) and self._records[sequence].time_s < time_s:
+        sequence, ages = first, self._stamps.ages(microseconds(time_s))
+        while sequence <= min(last, first + limit - 1) and ages.is_old(round(self._records[sequence].time_s * 1e6)):
             sequence += 1
         return sequence - 1
 

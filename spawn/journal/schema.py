@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from spawn.errors import JournalDamaged, StateError
@@ -21,8 +21,10 @@ from spawn.journal.mark import Place
 APPLICATION_ID = 0x53_50_57_4E  # "SPWN", shown by file(1)
 VERSION = 2
 BACKUP = "backup"  # key in meta of a copy; its value is the Unix time when it was made
+RESTORED = "restored"  # key in meta of a journal that was one; its value is the time (µs) of that start
 FULL_CHECK_BYTES = 64 << 20  # quick_check reads every page: about 0.1 s for this many
 WAL_PAGES = 4_000  # a checkpoint every 16 MiB: at 1,000 pages it costs a third of the throughput of small updates
+WAL_BYTES = WAL_PAGES * 4_096  # what that is, in pages of the usual size
 WAL_LIMIT_BYTES = 64 << 20  # one huge transaction may outgrow the above; the file is cut back to this
 
 SETTINGS = f"""
@@ -30,6 +32,7 @@ PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_size_limit = {WAL_LIMIT_BYTES};
 PRAGMA wal_autocheckpoint = {WAL_PAGES};
 PRAGMA synchronous = FULL;
+PRAGMA secure_delete = FAST;
 PRAGMA cell_size_check = ON;
 PRAGMA trusted_schema = OFF;
 PRAGMA cache_size = -8192;
@@ -105,6 +108,7 @@ class Opened(NamedTuple):
     freed: int  # bytes of them that were pruned
     last_action: int  # its number
     commits: int  # those without an update
+    restored_us: int  # when it was started as restored, 0: never
     unchecked: int  # up to this update records may have no checksum: they were written by an older version
     positions: dict[str, int]
     files: list[tuple[int, str, int]]  # sequence, name, size of every body file
@@ -123,19 +127,25 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
 
 
-def prepare(connection: sqlite3.Connection, path: str, migrations: Mapping[int, str] = MIGRATIONS) -> bool:
-    """Set up, create or migrate; True when the journal is new. Raises ``JournalDamaged``, ``sqlite3.Error``."""
+def prepare(
+    connection: sqlite3.Connection, path: str, migrations: Mapping[int, str] = MIGRATIONS,
+    on_new: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Set up, create or migrate; ``on_new`` may keep a journal from being created, by raising.
+
+    Raises ``JournalDamaged``, ``sqlite3.Error``.
+    """
     connection.executescript(SETTINGS)
     if scalar(connection, "SELECT count(*) FROM sqlite_schema") == 0:
+        on_new()
         create(connection, f"INSERT INTO meta VALUES ('uuid', '{uuid.uuid4().hex}'), ('tail', 1), ('freed', 0);", "WAL")
-        return True
+        return
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if scalar(connection, "PRAGMA application_id") != APPLICATION_ID:
         raise damaged(path, "it is some other program's database")
     migrate(connection, path, VERSION, migrations)
     if os.path.getsize(path) <= FULL_CHECK_BYTES:
         _check_pages(connection, path)
-    return False
 
 
 def create(connection: sqlite3.Connection, contents: str = "", journal_mode: str = "OFF") -> None:
@@ -145,9 +155,15 @@ def create(connection: sqlite3.Connection, contents: str = "", journal_mode: str
     _in_transaction(connection, TABLES + contents, VERSION)
 
 
+def backup_time(connection: sqlite3.Connection) -> float | None:
+    """When this was made as a backup; None for a journal that is none."""
+    made_s: float | None = scalar(connection, "SELECT value FROM meta WHERE key = ?", BACKUP)
+    return made_s
+
+
 def refuse_backup(connection: sqlite3.Connection, path: str) -> None:
     """Two journals must not go on under one identity. Raises ``StateError``."""
-    made_s = scalar(connection, "SELECT value FROM meta WHERE key = ?", BACKUP)
+    made_s = backup_time(connection)
     if made_s is not None:
         made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(made_s))
         raise StateError(
@@ -156,12 +172,13 @@ def refuse_backup(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
-def renew(connection: sqlite3.Connection) -> str:
-    """Make it another journal with the same contents; returns its uuid."""
+def renew(connection: sqlite3.Connection, now_us: int) -> str:
+    """Make it another journal with the same contents, from now on; returns its uuid."""
     new = uuid.uuid4().hex
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("DELETE FROM meta WHERE key = ?", (BACKUP,))
     connection.execute("UPDATE meta SET value = ? WHERE key = 'uuid'", (new,))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (RESTORED, now_us))
     connection.execute("COMMIT")
     return new
 
@@ -218,6 +235,7 @@ def inspect(connection: sqlite3.Connection, path: str) -> Opened:
         freed=meta["freed"],
         last_action=scalar(connection, "SELECT max(number) FROM actions") or 0,
         commits=meta.get("commits", 0),
+        restored_us=meta.get(RESTORED, 0),
         unchecked=meta.get("unchecked", 0),
         positions=dict(connection.execute("SELECT id, position FROM consumers").fetchall()),
         files=connection.execute("SELECT sequence, file, file_size FROM entries WHERE file IS NOT NULL").fetchall(),

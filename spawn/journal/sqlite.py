@@ -35,11 +35,13 @@ from spawn.journal.base import (
 )
 from spawn.journal.bodies import Ballast, BodyFiles, make_directory
 from spawn.journal.committer import FULL_TEXT, Committer, Waiting
-from spawn.journal.database import Database, DiskFull, Pruning, Stored
+from spawn.journal.database import Database, DiskFull, Stored
 from spawn.journal.mark import PERIOD_S, Place
 from spawn.journal.notes import NotedAction
 from spawn.journal.outcomes import Change, beyond
+from spawn.journal.pruning import Bounds, Pruning
 from spawn.journal.schema import Opened, damaged
+from spawn.journal.stamps import Stamps, microseconds
 from spawn.journal.threads import Ended, NativeThreads, to_its_end
 
 PAGE_ENTRIES = 256
@@ -47,6 +49,7 @@ PAGE_BYTES = 1 << 20
 VERIFY_BYTES = 64 << 20  # of body files checked in one read; the next read goes on from there
 BALLAST_BYTES = 32 << 20
 FILE_THREADS = 4
+DELETE_FILES = 16  # body files per call, so that pruning does not keep the threads from those of updates
 NAME = "journal.db"
 FLUSH_S = 5.0
 BACKUP_WAIT_S = 6.0  # longer than an update waits for room: no node is given up because a backup holds pruning off
@@ -73,10 +76,10 @@ class SqliteJournal:
         self._writer = NativeThreads(1)
         self._files = NativeThreads(FILE_THREADS)
         self._reading = BoundedSemaphore(1)
+        self._stamps = Stamps(clock)
         self._committer = Committer(
-            self._database, self._writer, self._files, self._bodies, self._ballast, self._budget, clock
+            self._database, self._writer, self._files, self._bodies, self._ballast, self._budget, self._stamps
         )
-        self._clock = clock
         self._uuid = ""
         self._last_action = 0  # number of the newest one
         self._tail = self._records_tail = 1
@@ -84,6 +87,8 @@ class SqliteJournal:
         self._backup: BackupRun | None = None  # that is under way
         self._old_head = 0  # body files up to this one were written before this start: verified at their first read
         self._verified: set[str] = set()
+        self._restored_us = 0  # what was in a restored journal is as old as that start, at most
+        self._deleting = BoundedSemaphore(1)  # body files of one step at a time, in the order of their entries
         self._running = False
         self._marking: gevent.Greenlet[..., None]
 
@@ -119,7 +124,7 @@ class SqliteJournal:
             if self._restored and not os.path.exists(self._path):
                 raise StateError(f"there is nothing to start as restored: the journal {self._path} does not exist")
             self._files.call(make_directory, self._directory)
-            opened = self._writer.call(self._database.open, self._restored)
+            opened = self._writer.call(self._database.open, self._restored, self._stamps.now_us())
             has_room = self._files.call(self._ballast.take, 0)
         except BaseException as error:
             self._end_threads(5)
@@ -127,9 +132,7 @@ class SqliteJournal:
                 raise StateError(f"cannot use the journal in {self._directory}: {error.strerror or error}") from None
             raise
         self._load(opened)
-        self._committer.start(
-            publish, on_broken, opened.head, opened.time_us, opened.total, opened.positions, not has_room
-        )
+        self._committer.start(publish, on_broken, opened.head, opened.total, opened.positions, not has_room)
         self._running = True
         self._marking = gevent.spawn(self._keep_mark)
 
@@ -153,6 +156,8 @@ class SqliteJournal:
         self._tail, self._records_tail = opened.tail, opened.records_tail
         self._positions = dict(opened.positions)
         self._old_head = opened.head
+        self._restored_us = opened.restored_us
+        self._stamps.load(opened.time_us)
         self._last_action = opened.last_action
         self._committer.commits = opened.commits
         self._budget.load(opened.total - opened.freed)
@@ -229,7 +234,7 @@ class SqliteJournal:
             raise ValueError(f"{first} to {last} is not a range of updates")
         if last >= self._records_tail:
             self._last_action += 1
-            action = Action(_microseconds(self._clock()) / 1e6, consumer, verb, peer)
+            action = Action(self._stamps.now_us() / 1e6, consumer, verb, peer)
             self._committer.notes.act(NotedAction(self._last_action, first, last, action))
             self._committer.wake()
 
@@ -399,50 +404,52 @@ class SqliteJournal:
     # --- pruning
 
     def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
-        times = _microseconds(entries_before_s), _microseconds(records_before_s)
+        entries_us, records_us = microseconds(entries_before_s), microseconds(records_before_s)
+        if entries_us <= self._restored_us:
+            entries_upto = 0
         while True:
             self._check()
             if self._backup is not None and not self._backup.over.wait(BACKUP_WAIT_S):
                 return 0
             self._check()
-            gone: int | None = self._committer.run(partial(self._prune, entries_upto, *times, limit))
-            if gone is not None:
+            ages = self._stamps.ages(entries_us), self._stamps.ages(records_us)
+            bounds = Bounds(entries_upto, *ages, self.head, limit)
+            done: tuple[int, gevent.Greenlet[..., None]] | None = self._committer.run(partial(self._prune, bounds))
+            if done is not None:
+                gone, deleting = done
+                deleting.join()
                 return gone
 
-    def _prune(self, upto: int, entries_us: int, records_us: int, limit: int) -> int | None:
+    def _prune(self, bounds: Bounds) -> tuple[int, gevent.Greenlet[..., None]] | None:
         """On the committer's greenlet: between two commits, and not cut in half when the caller is killed."""
         with self._reading:  # so that no reader misses an entry before the tail has moved
             if self._backup is not None:
                 return None  # it began after we were asked
-            step = self._prune_with_ballast(
-                Pruning(self._tail, self._records_tail), upto, entries_us, records_us, limit
-            )
+            step = self._prune_as_it_fits(Pruning(self._tail, self._records_tail), bounds)
             self._tail, self._records_tail = step.tail, step.records_tail
         self._budget.release(step.freed)
-        if step.files:
-            self._verified.difference_update(step.files)
-            self._files.call(self._bodies.delete, step.files)
-        return step.gone
+        self._verified.difference_update(step.files)
+        return step.gone, gevent.spawn(self._delete_bodies, step.files)  # no commit waits for that
 
-    def _prune_with_ballast(self, before: Pruning, upto: int, entries_us: int, records_us: int, limit: int) -> Pruning:
-        prune = partial(self._database.prune, before, upto, entries_us, records_us, self.head, limit)
-        try:
+    def _delete_bodies(self, names: list[str]) -> None:
+        with self._deleting:
+            while names and self._running:  # what is left at a stop is swept at the next start
+                self._files.call(self._bodies.delete, names[:DELETE_FILES])
+                names = names[DELETE_FILES:]
+
+    def _prune_as_it_fits(self, before: Pruning, bounds: Bounds) -> Pruning:
+        """Where the disk is full: with the ballast gone, in ever smaller steps."""
+        while True:
             try:
-                return self._writer.call(prune)
+                return self._writer.call(self._database.prune, before, bounds)
             except DiskFull:
-                self._committer.disk_full = True
-                self._files.call(self._ballast.let_go)
-                return self._writer.call(prune)
-        except DiskFull:
-            raise JournalFull(FULL_TEXT) from None
-        except sqlite3.Error as error:
-            self._committer.fail(f"pruning the journal failed, its outcome is unknown: {error}")
-            raise JournalBroken(self._committer.broken_reason) from None
-
-
-def _microseconds(time_s: float) -> int:
-    """Of any Unix time, infinities included."""
-    return int(min(max(time_s, 0.0), 1e12) * 1e6)
+                self._committer.met_full_disk()
+                if bounds.rows == 1:
+                    raise JournalFull(FULL_TEXT) from None
+                bounds = bounds.half
+            except sqlite3.Error as error:
+                self._committer.fail(f"pruning the journal failed, its outcome is unknown: {error}")
+                raise JournalBroken(self._committer.broken_reason) from None
 
 
 def _inline(entry: Entry) -> int:

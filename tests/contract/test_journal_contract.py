@@ -132,6 +132,31 @@ def test_time_never_runs_backwards(under: JournalUnderTest) -> None:
     assert [e.time_s for e in under.journal.read(0, 9, 9999)] == [1_000_000.0, 1_000_000.0, 1_000_000.0, 1_001_000.0]
 
 
+def test_what_a_wrong_clock_has_stamped_grows_older_too(under: JournalUnderTest) -> None:
+    """One update years ahead must not keep all that come after it until then."""
+    day_s, right_s = 86_400, under.now_s
+    under.append(2)
+    # Given an update that came while the clock was ten years ahead, and others after that
+    under.now_s = right_s + 3_650 * day_s
+    under.append(1)
+    under.now_s = right_s + 10
+    under.append(2)
+    settle_down(under)
+    under.append(1)
+    times = [entry.time_s for entry in under.journal.read(0, 9, 9999)]
+    assert times == sorted(times)
+    # Then those of before are as old as they are
+    head, now_s = under.journal.head, under.now_s
+    assert under.journal.prune(head, now_s - day_s, now_s - day_s, 100) == 0
+    under.now_s += 1.5 * day_s
+    assert under.journal.prune(head, under.now_s - day_s, 0, 100) == 2
+    # And the others go too, somewhat later
+    under.append(1)
+    under.now_s += 3 * day_s
+    under.append(1)
+    assert under.journal.prune(head, under.now_s - day_s, 0, 100) == 4
+
+
 def test_positions_move_forwards_only_except_by_set_position(under: JournalUnderTest) -> None:
     under.append(5)
     under.journal.set_position("a", 2)

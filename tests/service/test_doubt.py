@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gevent.event import Event
 
-from spawn.delivery import fleet, policy, saver, worker
+from spawn.delivery import fleet, policy, worker
 from spawn.nodes.node import NodeState
 from tests.support.inprocess import Cluster, until
 from tests.support.node import AppNode, Cut, Reply, Seen
@@ -180,7 +180,7 @@ def test_a_flag_is_stored_before_the_position_that_it_explains(tmp_path: Path, m
         b = nodes[1]
         directory = Path(cluster.state_dir) / "nodes.json.new"
         directory.mkdir()  # so it cannot be replaced
-        monkeypatch.setattr(saver, "SAVE_RETRY_S", 0.05)
+        monkeypatch.setattr(worker, "STORE_RETRY_S", 0.05)
         b.next_up.extend([Reply(422)] * 2)
         cluster.post()
         until(lambda: cluster.live(b).diverged, "it differs")

@@ -9,7 +9,7 @@ import pytest
 
 from spawn.delivery import retention as retention_module
 from spawn.delivery.retention import Retention
-from spawn.errors import Pruned
+from spawn.errors import JournalFull, Pruned
 from spawn.nodes.node import NodeEvent
 from tests.support.fleets import FleetUnderTest
 from tests.support.inprocess import until
@@ -125,3 +125,45 @@ def test_nobody_is_given_up_for_want_of_time(
     made.fleet.on_health(made.node(2), NodeEvent.FAIL)
     assert not retention.make_room(more_than_fits(made))
     assert not made.node(2).out_of_sync
+
+
+def test_while_no_node_gets_deliveries_the_journal_is_the_only_copy(made: FleetUnderTest, retention: Retention) -> None:
+    # Given nodes that are all out of sync, as after a restore
+    made.append(5)
+    for port in (1, 2):
+        made.node(port).out_of_sync = True
+    made.now_s += RETAIN_S + 1
+    # When it is pruned, also for want of room, then nothing goes
+    retention.prune()
+    assert not retention.make_room(more_than_fits(made))
+    assert made.journal.tail == 1
+    # And it does once one of them has its place, and the other is not told one
+    made.node(1).out_of_sync = False
+    made.deliver(1)
+    retention.prune()
+    assert made.journal.tail == 6
+
+
+def test_pruning_that_fails_is_said_once(
+    retention: Retention, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries, fails = [0], [True]
+
+    def prune() -> int:
+        tries[0] += 1
+        if fails[0]:
+            raise JournalFull("no room")
+        return 0
+
+    def tried() -> None:
+        before = tries[0]
+        until(lambda: tries[0] > before + 2, "it is tried again")
+
+    monkeypatch.setattr(retention_module, "PERIOD_S", 0.001)
+    monkeypatch.setattr(retention, "prune", prune)
+    retention.start()
+    for fails[0] in (True, False, True):
+        tried()
+    retention.stop()
+    said = [record.getMessage() for record in caplog.records if "pruning failed" in record.getMessage()]
+    assert len(said) == 2, "and again after it went well"

@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 
 Make = Callable[..., Cluster]
 DISK_MIB = 44  # 32 of them are ballast
+OWN_MIB = 144  # so that the backlog is more than the ballast
+INLINE = b"y" * 200_000  # in the database, many pages of it
 BACKLOG = 200
 FULL = "the disk that holds the journal is full"
 
@@ -126,12 +128,13 @@ def test_a_disk_without_any_room_is_said_and_loses_nothing(made: Cluster, disk: 
     assert "No space left" in line
     assert "trying again" in line
 
-    # Then an operator is told that a change is not stored, and deliveries go on
+    # Then an operator is told that a change is not stored, and the node's position does not outlive the flag
     answer = made.spawn.api.call("PUT", f"/nodes/127.0.0.1/{late.port}", {"maintenance": True})
     assert answer.status_code == 503, answer.text
     assert "No space left" in answer.text
     assert "a restart would undo it" in answer.text
-    eventually(lambda: "a" in late.items(), timeout_s=10, what="the rest of the backlog is delivered")
+    assert made.spawn.api.queue(late.port)["position"] == 0
+    assert "a" not in late.items(), "what comes after it waits"
 
     # And a start on such a disk says in one line what to do
     made.spawn.kill()
@@ -170,3 +173,27 @@ def test_states_of_nodes_are_stored_once_there_is_room(made: Cluster, disk: Path
     (node,) = (node for node in stored["nodes"] if node["port"] == late.port)
     assert node["diverged"]
     assert len(lines(made, "CRITICAL")) == 1, "once, not per retry"
+
+
+def test_a_disk_that_a_backlog_has_filled_has_room_again_once_it_is_delivered(cluster: Make, tmp_path: Path) -> None:
+    """Nobody has to make room: what was delivered is pruned, and given back to the file system."""
+    with small_disk(tmp_path / "disk", OWN_MIB) as disk:
+        # Given a node that is down, and updates until the disk is full of what it has to get
+        made = cluster((), (), settings={"state-dir": str(disk / "state")})
+        late = made.nodes[1]
+        late.kill()
+        accepted = 0
+        while (answer := put(made, f"k{accepted % 5}", INLINE)).status_code < 300:
+            accepted += 1
+        assert (answer.status_code, accepted > 300) == (507, True)
+
+        # When it comes back, then it gets all of them, and updates are taken again by themselves
+        late.start()
+        made.spawn.api.wait_queue(late.port, lambda row: row["backlog"] == 0, what="all is delivered")
+        eventually(lambda: put(made, "after", INLINE).status_code < 300, timeout_s=30, what="updates are taken again")
+        assert (disk / "state" / "journal" / "ballast").stat().st_size == 32 << 20
+        assert (len(lines(made, FULL)), len(lines(made, "has room again"))) == (1, 1)
+        assert lines(made, "pruning failed") == []
+        made.spawn.api.wait_settled()
+        assert made.nodes[0].items() == late.items()
+        assert made.spawn.stop() == 0
