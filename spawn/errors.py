@@ -46,6 +46,10 @@ class JournalBroken(JournalError):
     """A commit failed in a way that leaves its outcome unknown; the journal takes no more appends."""
 
 
+class JournalSlow(JournalError):
+    """The disk has not finished a write in time: whether the update gets into the journal is not known yet."""
+
+
 class NoBackup(JournalError):
     """This kind of journal cannot be copied."""
 

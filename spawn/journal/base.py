@@ -158,7 +158,8 @@ class Journal(Protocol):
     def append(self, update: NewUpdate, token: Any = None) -> int:
         """Append, wait until durable and published, return the sequence.
 
-        Raises ``JournalFull`` (nothing was written) or ``JournalBroken`` (it may have been written or not). When the
+        Raises ``JournalFull`` (nothing was written), ``JournalBroken`` (it may have been written or not) or
+        ``JournalSlow`` (it may still be, and is published then). When the
         waiting greenlet is killed, the update may still be committed, and then is published with its token.
         """
 

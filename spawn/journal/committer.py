@@ -20,7 +20,7 @@ from typing import Any
 import gevent
 from gevent.event import AsyncResult, Event
 
-from spawn.errors import JournalBroken, JournalError, JournalFull
+from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow
 from spawn.journal.accounting import Budget, entry_bytes, inline_bytes, record_bytes
 from spawn.journal.base import Entry, FileBody, NewUpdate, Publish
 from spawn.journal.bodies import Ballast, BodyFiles, StoredFile
@@ -37,6 +37,9 @@ RETRY_S = 1.0  # between attempts while the disk is full
 LOOK_S = 0.5  # at most, of each of them, is spent on giving room back
 BATCH_ENTRIES = 512
 BATCH_BYTES = 8 << 20
+SLOW_S = 5.0  # a write that takes so long is worth a line in the log
+COMMIT_S = 60.0  # after this a client is told that the outcome is unknown,
+BODY_BYTES_PER_S = 1 << 20  # later where it sent a large body
 FULL_TEXT = "the disk that holds the journal is full: no update is accepted until there is room"
 
 
@@ -78,6 +81,7 @@ class Committer:
         self._taken: list[Waiting] = []  # the updates of the batch in flight
         self._total = 0
         self._behind = False  # small changes did not fit on the disk and still wait
+        self._said_slow = False
         self._looked_at_s = 0.0  # monotonic time of the last look for room
         self._wal_bytes = 0  # the most that it took since the disk is full
         self.head = 0
@@ -124,8 +128,29 @@ class Committer:
             gevent.spawn(self._take_in, waiting, body)  # its own greenlet: ours may be killed while it waits
         else:
             self._enqueue(waiting)
-        sequence: int = waiting.done.get()  # type: ignore[assignment]
-        return sequence
+        return self._await(waiting)
+
+    def _await(self, waiting: Waiting) -> int:
+        """Wait for a disk that is slow, but not for ever; the update may get into the log all the same."""
+        body = waiting.update.body
+        limit_s = COMMIT_S + (body.size / BODY_BYTES_PER_S if isinstance(body, FileBody) else 0.0)
+        for wait_s in (SLOW_S, limit_s - SLOW_S):
+            waiting.done.wait(wait_s)
+            if waiting.done.ready():
+                sequence: int = waiting.done.get()  # type: ignore[assignment]
+                return sequence
+            self._say_slow(limit_s)
+        raise JournalSlow(f"the disk that holds the journal has not finished a write for {limit_s:.0f} s")
+
+    def _say_slow(self, limit_s: float) -> None:
+        if not self._said_slow:
+            self._said_slow = True
+            log.error(
+                "the disk that holds the journal has not finished a write for %g s: clients of updates wait for it, "
+                "%.0f s at most",
+                SLOW_S,
+                limit_s,
+            )
 
     def run(self, job: Callable[[], Any]) -> Any:
         """Run something between two commits, after what is queued now; for changes that must not be cut in half."""
@@ -252,6 +277,9 @@ class Committer:
         """The commit is durable: the only place where the head moves and entries become known."""
         notes, self.in_flight = self.in_flight, Notes()
         self._behind = False
+        if self._said_slow:
+            self._said_slow = False
+            log.warning("the disk that holds the journal has finished its write; updates go on")
         self.commits = batch.commits or self.commits
         for consumer, position in batch.positions.items():
             if position is None:

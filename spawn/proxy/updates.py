@@ -11,7 +11,7 @@ import logging
 
 from spawn.config.schema import Timeouts
 from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
-from spawn.errors import JournalBroken, JournalError, JournalFull
+from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers
 from spawn.http11.message import Header, Headers, Request, ResponseWriter, get, render
 from spawn.journal.base import FileBody, NewUpdate
@@ -48,6 +48,9 @@ class Updates:
             return
         except JournalBroken:
             response.reply(503, "the update's outcome is unknown: the journal has failed while it was written")
+            return
+        except JournalSlow as error:
+            response.reply(503, f"the update's outcome is unknown: {error}")
             return
         except JournalError as error:
             self._cluster.counters.add("updates.not-taken")

@@ -13,8 +13,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from spawn.errors import JournalDamaged, StateError
-from spawn.journal import schema
+from spawn.errors import JournalDamaged, JournalSlow, StateError
+from spawn.journal import committer, schema
 from spawn.journal.base import FileBody, Outcome, Range
 from spawn.journal.sqlite import SqliteJournal
 from tests.support.journals import MIB, JournalUnderTest, until, update
@@ -439,6 +439,33 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot make"):
         journal.start(lambda batch: None, lambda reason: None)
     shutil.rmtree(tmp_path)
+
+
+def test_nobody_waits_for_ever_for_a_disk_that_is_slow(
+    under: JournalUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(committer, "SLOW_S", 0.05)
+    monkeypatch.setattr(committer, "COMMIT_S", 0.2)
+    release = threading.Event()
+    commit = under.journal._database.commit  # type: ignore[attr-defined]
+
+    def stuck(batch: object) -> None:
+        release.wait(20)
+        commit(batch)
+
+    # Given a disk that does not finish a write
+    with monkeypatch.context() as slow:
+        slow.setattr(under.journal._database, "commit", stuck)  # type: ignore[attr-defined]
+        with pytest.raises(JournalSlow, match="has not finished a write"):
+            under.journal.append(update(1))
+    assert "has not finished a write for 0.05 s" in caplog.text
+    # When it does after all, then the update is in the log and goes its way
+    release.set()
+    until(lambda: under.journal.head == 1, "it is committed")
+    assert under.journal.append(update(2)) == 2
+    assert under.published == [1, 2]
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    assert "has finished its write" in caplog.text
 
 
 def test_stop_gives_up_at_its_deadline(under: JournalUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
