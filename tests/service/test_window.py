@@ -137,7 +137,8 @@ def test_a_retry_carries_the_clients_own_key(tmp_path: Path) -> None:
         b = nodes[1]
         b.answers = lambda seen: Reply(401 if seen.sequence else 200)
         assert cluster.post(headers={"Idempotency-Key": "own"}).status == 200
-        until(lambda: cluster.live(b).refused == 1, "b has refused it")
+        cluster.until_applied(1)
+        assert cluster.status_on(1, b) == "refused"
         b.answers = None
         assert cluster.api("POST", f"/queues/127.0.0.1/{b.port}/1/retry").status == 202
         until(lambda: cluster.status_on(1, b) == "applied", "b has taken it")

@@ -140,6 +140,11 @@ class Conversation:
             if len(body) < size:
                 return
             request = Request(request.method, request.target, request.headers, body)
+            if mode == "late-500":  # once the test says something else
+                while self.node.mode("update") == mode:
+                    time.sleep(POLL_S)
+                answer(self.sock, 500, b"failed", "Connection: close\r\n")
+                return
             if mode in UNDONE:
                 UNDONE[mode](self.sock)
                 return

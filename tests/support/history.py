@@ -6,7 +6,7 @@
 * first applications have the same order, and the same sequence and key, on every node; sequences only grow;
 * a repeat carries the key of its first application, and has an excuse. ``Tolerance`` excuses what was *in doubt* (the
   node died before it had answered; one at a time, because updates are delivered one at a time) and, if Spawn was
-  killed, the last ``window`` updates. ``repeats.Evidence`` is stricter: it knows when what was killed and paused.
+  killed, the last ``window`` updates. ``repeats.Evidence`` is stricter: it knows who sent what, and when who died.
 
 What only a test with more knowledge can ask is apart: ``check_keys``, ``check_clients``, ``check_prefixes`` (of nodes
 that are still at work) and ``check_contents``.
@@ -33,9 +33,10 @@ class Applied:
     sequence: int | None
     answered: bool = True
     run: int = 1  # the node's how-manieth life
-    received_s: float = 0.0  # when its head had come, by the node's clock
+    life: int = 0  # which process of Spawn sent it, if the test lets them say so
     time_s: float = 0.0  # when it was applied
     ended_s: float | None = None  # when the answer had been given to the kernel, or could not be
+    started_s: float = 0.0  # when the node was started
 
 
 class Excuses(Protocol):
@@ -259,26 +260,26 @@ def read_log(path: Path) -> list[Applied]:
 
 def parse_log(lines: Iterable[Mapping[str, Any]]) -> list[Applied]:
     entries: dict[object, Applied] = {}
-    run = 0
+    run, started_s = 0, 0.0
     for line in lines:
         if line["event"] == "start":
-            run += 1
+            run, started_s = run + 1, line.get("time", 0.0)
         elif line["event"] in ("answered", "unanswered"):
             answered = line["event"] == "answered"
             entries[line["n"]] = replace(entries[line["n"]], answered=answered, ended_s=line.get("time"))
         else:
-            entries[line["n"]] = _parse_applied(line, run)
+            entries[line["n"]] = _parse_applied(line, run, started_s)
     return list(entries.values())
 
 
-def _parse_applied(line: Mapping[str, Any], run: int) -> Applied:
-    time_s = line.get("time", 0.0)
+def _parse_applied(line: Mapping[str, Any], run: int, started_s: float) -> Applied:
     return Applied(
         update=name_of(line["method"], line["target"], line["start"], line["sha256"]),
         key=line["key"],
         sequence=None if line["sequence"] is None else int(line["sequence"]),
         answered=False,
         run=run,
-        received_s=line.get("received", time_s),
-        time_s=time_s,
+        life=int(line.get("life") or 0),
+        time_s=line.get("time", 0.0),
+        started_s=started_s,
     )

@@ -1,4 +1,4 @@
-"""A disk that fails: ``strace`` makes chosen system calls of a running process return an error.
+"""A disk that fails, or is slow: ``strace`` makes chosen system calls of a running process do so.
 
 It is attached while the process serves, so that start-up is untouched, and detached to end the fault. Calls can be
 limited to those on certain files. While it is attached every system call of the process stops twice: keep it short.
@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,8 +41,27 @@ def failing(pid: int, calls: str, error: str, directory: Path, *paths: Path, whe
     ``paths``: only on these files, which must exist. ``when``: which of them, as strace understands it. The process may
     end meanwhile.
     """
+    with _injecting(pid, calls, f"error={error}:when={when}", directory, paths):
+        yield
+
+
+@contextmanager
+def slow(pid: int, calls: str, delay_s: float, directory: Path, *paths: Path) -> Iterator[None]:
+    """Let each of ``calls`` of a process begin ``delay_s`` late inside the block; what it asks for is not done before.
+
+    ``paths`` as for ``failing``. A process that is sent SIGKILL meanwhile is gone only behind the block.
+    """
+    what = f"delay_enter={round(delay_s * 1e6)}"
+    with _injecting(pid, calls, what, directory, paths, end=signal.SIGKILL):  # it heeds no other while it delays
+        yield
+
+
+@contextmanager
+def _injecting(
+    pid: int, calls: str, what: str, directory: Path, paths: Sequence[Path], end: signal.Signals = signal.SIGTERM
+) -> Iterator[None]:
     command = ["strace", "-f", "-q", "-p", str(pid), "-o", str(directory / "strace.out"), "-e", f"trace={calls}"]
-    command += ["-e", f"inject={calls}:error={error}:when={when}"]
+    command += ["-e", f"inject={calls}:{what}"]
     for path in paths:
         command += ["-P", str(path)]
     with (directory / "strace.err").open("ab") as errors:
@@ -53,7 +72,7 @@ def failing(pid: int, calls: str, error: str, directory: Path, *paths: Path, whe
         eventually(lambda: _traced(pid, tracer), timeout_s=10, what=f"strace has attached itself to {pid}")
         yield
     finally:
-        tracer.send_signal(signal.SIGTERM)  # it lets go of the process, which runs on
+        tracer.send_signal(end)  # it lets go of the process, which runs on
         tracer.wait(10)
 
 

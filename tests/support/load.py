@@ -6,7 +6,8 @@ import hashlib
 import json
 import threading
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import requests
 
@@ -47,12 +48,25 @@ class Load:
     An update is *acknowledged* by an answer below 500. One without an answer, or with a 5xx, is only *attempted*: its
     client goes on with a new update, never with the same again. Each client waits for its answer, and ``pause_s`` more,
     before it sends the next.
+
+    With ``deletes`` about every fourth is a DELETE, which nodes answer with 204 at first and with 404 when it is
+    repeated. It deletes what an acknowledged PUT has made and nobody else touches: a node that carries out something
+    late, as one may that was paused, answers it like the others nevertheless.
     """
 
     def __init__(
-        self, url: str, *, total: int, clients: int = 16, stubborn: bool = False, pause_s: float = 0.0
+        self,
+        url: str,
+        *,
+        total: int,
+        clients: int = 16,
+        stubborn: bool = False,
+        pause_s: float = 0.0,
+        deletes: bool = False,
     ) -> None:
         self._url = url
+        self._deletes = deletes
+        self._deletable: deque[str] = deque()
         self._total = total
         self._stubborn = stubborn
         self._pause_s = pause_s
@@ -82,12 +96,20 @@ class Load:
             enough = self.acknowledged if self._stubborn else self.attempted
             if len(enough) >= self._total or self._stop.is_set():
                 return None
-            update = make_update(len(self.attempted))
+            update = self._make(len(self.attempted))
             self.attempted.append(update.name)
             self.by_client.setdefault(threading.current_thread().name, []).append(update.name)
             if update.key is not None:
                 self.keys[update.name] = update.key
             return update
+
+    def _make(self, number: int) -> Update:
+        update = make_update(number)
+        if self._deletes and number % 4 == 1:
+            return replace(update, method="PUT", target=f"/items/d{number}")
+        if number % 4 == 3 and self._deletable:
+            return replace(update, method="DELETE", target=self._deletable.popleft(), body=b"")
+        return update
 
     def _client(self) -> None:
         with session() as client:
@@ -116,6 +138,8 @@ class Load:
         sequence = answer.headers.get("Spawn-Sequence")
         with self._lock:
             self.acknowledged[update.name] = None if sequence is None else int(sequence)
+            if self._deletes and update.method == "PUT" and update.target.startswith("/items/d"):
+                self._deletable.append(update.target)
             self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
 
     @property

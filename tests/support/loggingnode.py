@@ -2,9 +2,9 @@
 
 The log is the witness: one JSON line for each update *applied*, on disk (fsync) before the answer leaves, and one when
 the answer has been given to the kernel, or could not be (``unanswered``: nobody waits for it any more). Each has its
-time, the first one also that at which the request's head had come. An update that was applied but not answered when the
-process was killed is *in doubt*: only such a one may be delivered again. The log survives restarts and rebuilds the
-store. The store is deliberately naive: it never recognises a repeated update.
+time. An update that was applied but not answered when the process was killed is *in doubt*: only such a one may be
+delivered again. ``Test-Life`` is what a test lets each process of Spawn send, so that it is known who sent an update.
+The log survives restarts and rebuilds the store. The store is deliberately naive: it knows no repeated update.
 
 Routes: ``/info`` (health: ``version:1``), ``/broken`` (always 500), ``/busy`` (how many requests wait for a ``delay``),
 ``/reads`` (how many reads of an item this process has had, by the number of updates it had applied by then),
@@ -52,7 +52,7 @@ class UpdateLog:
         self._repair()
         self.lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         self.count = sum(line["event"] == "applied" for line in self.lines)
-        self._write({"event": "start", "pid": os.getpid()})
+        self._write({"event": "start", "pid": os.getpid(), "time": time.time()})
 
     def _repair(self) -> None:
         """Drop a last line that was cut by a kill: it was not answered, so it never happened."""
@@ -144,7 +144,6 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(*((404, b"no such item") if value is None else (200, value.encode())))
 
     def _update(self) -> None:
-        received_s = time.time()
         wish = self._wish(urlsplit(self.path).query)
         body = self._body()
         if body is None:
@@ -154,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         if wish["status"]:
             self._answer(int(wish["status"]), b"as you wish")
             return
-        record = {"received": received_s, **self._described(), **body}
+        record = {**self._described(), **body}
         number, status = self.server.log.applied(record, self.server.store)
         time.sleep(wish["answer-delay"] + self.server.answer_delay_s)
         try:
@@ -175,6 +174,7 @@ class Handler(BaseHTTPRequestHandler):
             "sequence": header("Spawn-Sequence"),
             "spawn-time": header("Spawn-Time"),
             "attempt": header("Spawn-Attempt"),
+            "life": header("Test-Life"),
             "framing": "chunked" if header("Transfer-Encoding") else "length",
         }
 

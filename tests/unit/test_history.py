@@ -206,6 +206,16 @@ def test_a_log_is_read_with_its_lives_and_answers() -> None:
     ]
 
 
+def test_a_log_says_who_sent_an_update_and_since_when_the_node_was_there() -> None:
+    update = {"event": "applied", "method": "PUT", "target": "/items/a", "start": "", "sha256": "", "key": "k"}
+    first = {"n": 1, "time": 2.0, "sequence": "1", "life": None}
+    second = {"n": 2, "time": 6.0, "sequence": "2", "life": "3"}
+    found = parse_log(
+        [{"event": "start", "time": 1.0}, update | first, {"event": "start", "time": 5.0}, update | second]
+    )
+    assert [(each.life, each.started_s, each.time_s) for each in found] == [(0, 1.0, 2.0), (3, 5.0, 6.0)]
+
+
 def test_a_node_that_has_not_come_as_far_is_a_prefix() -> None:
     assert check_prefixes({"a": log_of(1, 2, 3), "b": log_of(1), "c": []}) == []
 

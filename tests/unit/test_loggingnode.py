@@ -32,7 +32,7 @@ def client() -> Iterator[requests.Session]:
 
 
 def test_it_stores_and_logs_each_update_once(node: LoggingNode, client: requests.Session) -> None:
-    headers = {"Idempotency-Key": "k", "Spawn-Sequence": "7"}
+    headers = {"Idempotency-Key": "k", "Spawn-Sequence": "7", "Test-Life": "2"}
     assert client.put(f"{node.url}/items/x", data="one", headers=headers).status_code == 201
     assert client.patch(f"{node.url}/items/x", data="two").status_code == 200
     assert client.post(f"{node.url}/items", data="three", headers=headers).status_code == 201
@@ -43,6 +43,8 @@ def test_it_stores_and_logs_each_update_once(node: LoggingNode, client: requests
     first, *_ = node.records()
     assert (first["method"], first["value"], first["key"], first["sequence"]) == ("PUT", "one", "k", "7")
     assert [record["method"] for record in node.records()] == ["PUT", "PATCH", "POST", "DELETE", "DELETE"]
+    assert [applied.life for applied in node.applied()] == [2, 0, 2, 0, 0]
+    assert node.applied()[0].started_s <= node.applied()[0].time_s
     eventually(lambda: all(applied.answered for applied in node.applied()), timeout_s=5, what="all answered")
 
 
@@ -119,6 +121,16 @@ def test_large_bodies_are_hashed_both_ways(node: LoggingNode, chunked: bool) -> 
     assert (record["size"], record["sha256"], record["value"]) == (size, digest, None)
     assert record["framing"] == ("chunked" if chunked else "length")
     assert hashlib.sha256(got).hexdigest() == digest
+
+
+def test_a_load_deletes_what_it_has_made_and_nothing_twice(node: LoggingNode) -> None:
+    with Load(node.url, total=200, clients=4, deletes=True) as load:
+        load.join()
+    assert load.failures == []
+    assert load.statuses[204] >= 20
+    assert 404 not in load.statuses
+    deleted = [name for name in load.attempted if name.startswith("DELETE")]
+    assert len(deleted) == len(set(deleted)) == load.statuses[204]
 
 
 def test_what_went_straight_to_a_node_is_no_history_of_spawn(node: LoggingNode) -> None:

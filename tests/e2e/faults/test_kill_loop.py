@@ -11,8 +11,8 @@ import random
 
 import pytest
 
-from tests.support.faults import Moment, make_plan
-from tests.support.killloop import KillReport, run_kill_loop
+from tests.support.faults import Moment, Plan, make_plan
+from tests.support.killloop import ONE_MORE, KillReport, run_kill_loop
 from tests.support.processes import Processes
 from tests.support.repeats import Reason
 
@@ -26,9 +26,12 @@ def fault_seed() -> int:
 def assert_worth_its_time(report: KillReport) -> None:
     """A loop that disturbed nobody proves nothing."""
     assert report.acknowledged >= 200, f"{report}: too few updates for a test"
+    assert report.repeats[Reason.WINDOW], f"{report}: no kill left anything in doubt"
     assert report.unanswered, f"{report}: no client noticed anything"
     for moment in Moment:
-        assert any(moment.value in what for what in report.injected), f"{report}: nothing happened {moment.value}"
+        assert any(f"({moment.value})" in what for what in report.injected), (
+            f"{report}: nothing happened {moment.value}"
+        )
 
 
 @pytest.mark.timeout(300)
@@ -43,4 +46,10 @@ def test_no_promise_is_broken_while_everything_is_killed(processes: Processes) -
     # Then nothing acknowledged is lost, the order is one, every repeat has its reason, and no node differs
     assert report.faults == [], "\n".join([f"SPAWN_FAULT_SEED={seed}", str(report), *report.faults[:20]])
     assert (report.lost, report.invented, report.reordered, report.repeats[Reason.UNEXPLAINED]) == (0, 0, 0, 0)
+    assert_worth_its_time(report)
+
+
+def test_a_moment_that_the_plan_has_missed_is_made_up_for(processes: Processes) -> None:
+    report = run_kill_loop(processes, Plan(1, 1, 2.0, (ONE_MORE,), ()))
+    assert report.faults == [], "\n".join([str(report), *report.faults])
     assert_worth_its_time(report)

@@ -19,18 +19,18 @@ from tests.support.waiting import eventually
 MIB = 1 << 20
 MEMORY_BYTES = 160 * MIB  # Spawn needs about 60 MiB by itself; the endless answers come at some 100 MiB/s
 HEALTH = {"seconds": 0.3, "timeout": 1, "fall": 2, "url": "/info", "regexp": "^version:1$"}
-QUICK = {"deliver": 0.6, "connect": 0.6, "read": 0.4, "answer": 20}
+QUICK = {"deliver": 1, "connect": 0.6, "read": 0.4, "answer": 20}
 PATIENT = {"attempts": 1000, "attempts-uncertain": 1000}
 
 # What a node does to every update → how Spawn calls that.
 UNANSWERED = {
-    "silent": "gave no answer to update 1 .no progress for 0.6 s",
-    "half-head": "gave no answer to update 1 .the head of the node's answer was not complete after 0.6 s",
+    "silent": "gave no answer to update 1 .no progress for 1 s",
+    "half-head": "gave no answer to update 1 .the head of the node's answer was not complete after 1 s",
     "half-head-close": "gave no answer to update 1 .the node closed the connection amid the answer's head",
     "half-head-reset": "gave no answer to update 1 .Connection reset by peer",
     "reset": "gave no answer to update 1 .Connection reset by peer",
     "close": "gave no answer to update 1 .the node closed the connection without answer",
-    "trickle-head": "gave no answer to update 1 .the head of the node's answer was not complete after 0.6 s",
+    "trickle-head": "gave no answer to update 1 .the head of the node's answer was not complete after 1 s",
     "garbage": "something that is not HTTP: it does not begin with HTTP/",
     "endless-head": "something that is not HTTP: a head of more than 65536 bytes",
     "endless-100": "something that is not HTTP: 1xx without end",
@@ -41,8 +41,8 @@ TURNED_DOWN = {
     "loop-307": "answers 307 to update 1, unlike the reference answer",
 }
 DEAF = {  # to health checks as well
-    "deaf": "no answer to GET /info within 1 s|no progress for 0.6 s|timed out",
-    "full": "no answer to GET /info within 1 s|no progress for 0.6 s|timed out",
+    "deaf": "no answer to GET /info within 1 s|no progress for 1 s|timed out",
+    "full": "no answer to GET /info within 1 s|no progress for 1 s|timed out",
 }
 MODES = UNANSWERED | TURNED_DOWN | DEAF
 
@@ -254,7 +254,7 @@ def test_reads_fail_over_or_say_why_not(processes: Processes) -> None:
     eventually(lambda: read(spawn) == (200, "{}"), timeout_s=10, what="reads are answered by the good node")
     assert spawn.process.peak_rss_bytes() < MEMORY_BYTES
     counted = counters(spawn.api)
-    assert counted["reads.failed-over"] >= 10
+    assert counted["reads.failed-over"] >= 7, "one for each of the first modes"
     assert counted["reads.failed"] >= 3
 
 
