@@ -23,7 +23,7 @@ QUICK = {
     "health-check": {"seconds": 0.3, "timeout": 1, "fall": 2, "url": "/info", "regexp": "^version:[0-9]+$"},
     "timeouts": {"deliver": 1, "connect": 1, "read": 2, "answer": 20},
 }
-TOTAL = 50
+TOTAL = 120
 SYN_SENT = "02"
 
 
@@ -55,7 +55,7 @@ def test_a_partition_delays_nobody_and_heals_without_loss(processes: Processes) 
     spawn = spawn_before(processes, *near, *far)
 
     # When, amid updates, links become black holes in both or in one direction, and there is no route to one node
-    with links[3].refused(), Load(spawn.url, total=TOTAL, clients=4) as load:
+    with links[3].refused(), Load(spawn.url, total=TOTAL, clients=4, pause_s=0.1) as load:
         load.wait_acknowledged(20)
         links[0].cut()
         links[1].be(CUT, GOOD)
