@@ -23,7 +23,7 @@ QUICK = {
     "health-check": {"seconds": 0.3, "timeout": 1, "fall": 2, "url": "/info", "regexp": "^version:[0-9]+$"},
     "timeouts": {"deliver": 1, "connect": 1, "read": 2, "answer": 20},
 }
-TOTAL = 120
+TOTAL = 90
 SYN_SENT = "02"
 
 
