@@ -72,6 +72,7 @@ class Ticket:
 
     def __init__(self) -> None:
         self.sequence = 0
+        self.gone = False  # nobody waits any more: set while the update was still on its way into the journal
         self._resolved = Event()
         self._result: Result | None = None
         self._published_at = 0.0
@@ -195,6 +196,8 @@ class ReferenceBoard:
 
     def open(self, entry: Entry, ticket: Ticket) -> None:
         """Publication of an update that a client waits for."""
+        if ticket.gone:
+            return
         ticket.opened(entry)
         vote = self._votes[entry.sequence] = _Vote(entry.sequence, ticket)
         if not self._speakers():
@@ -207,16 +210,13 @@ class ReferenceBoard:
             self._accept(vote)
         return ticket.wait(0.0, 0.0) or Accepted(ticket.sequence)
 
-    def recheck(self, any_active: bool) -> None:
+    def recheck(self) -> None:
         """The set of nodes or a state has changed: some votes may be decided by that."""
         speakers = self._speakers()
         for vote in list(self._votes.values()):
             self._evaluate(vote)
             if vote.ticket is not None and not speakers:
-                if any_active:
-                    self._accept(vote)
-                else:
-                    self._resolve(vote, Removed(vote.sequence))
+                self._nobody_answers(vote)
 
     def look_again(self, sequence: int) -> None:
         """A node that could have answered will not: the vote may be decided by that."""
@@ -369,7 +369,7 @@ class ReferenceBoard:
 
     def _nobody_answers(self, vote: _Vote) -> None:
         """No speaker is left that would; somebody else may apply it later, or nobody will."""
-        if self._expected_before(vote.sequence):
+        if vote.ballots or self._expected_before(vote.sequence):
             self._accept(vote)
         else:
             self._resolve(vote, Removed(vote.sequence))

@@ -140,7 +140,9 @@ class Sender:
             if head.status == 504:  # whoever stands before the node has sent it
                 node.in_doubt = True
                 return trial.fate_unknown(node.healthy), wait_s
-            trial.repeat |= head.status == 502  # so may this one have
+            if head.status == 502:  # so may this one have
+                trial.repeat = True
+                node.doubt_until = max(node.doubt_until, entry.sequence)
             return trial.not_now(node.healthy), wait_s
         self.taken = classify(head.status) is AnswerClass.GOOD
         verdict = trial.answered(head.status, self._board.reference_of(entry), node.healthy)

@@ -37,7 +37,6 @@ from spawn.nodes.registry import Registry
 log = logging.getLogger("spawn.fleet")
 
 IN_FLIGHT_S = 10.0  # a delivery in flight may take this long when its worker is told to stop
-NOBODY_SERVES = "no node serves: reads get 503, updates are kept and answered with 202"
 OUT_OF_SYNC = (
     "out of sync: it gets no updates and no reads until it is told its position "
     '(PUT /queues/HOST/PORT {"position": N or "head"})'
@@ -109,7 +108,7 @@ class Fleet:
             node.in_row = set(range(-HOLD_AFTER + 1, 0)) if node.held else set()
         self.freshness.raise_to(self.journal.head)
         for node in self.registry.nodes:
-            window = 0 if node.settled or node.held else WINDOW
+            window = 0 if node.settled else 1 if node.held else WINDOW  # a held node was asked about one only
             node.doubt_until = min(node.position + window, self.journal.head)
             node.settled = False
         self.registry.save()  # before anything is delivered
@@ -423,7 +422,7 @@ class Fleet:
         clean = [node for node in serving if not node.diverged]
         self.speakers = frozenset(node.id for node in clean or serving)
         self.freshness.notify()
-        self.board.recheck(self.any_in_sync())
+        self.board.recheck()
 
     def _say_whether_any_serves(self, any_serves: bool) -> None:
         if any_serves is not self._nobody_serves:
@@ -432,13 +431,17 @@ class Fleet:
         if any_serves and self._announces:
             log.info("there is a node that serves again")
         elif not self._stopping and self._announces:
-            log.error(NOBODY_SERVES)
+            self._say_that_nobody_serves()
 
     def announce(self) -> None:
         """The start is over: from now on it is news when nobody serves, or when somebody does."""
         self._announces = True
         if self._nobody_serves and self.registry.nodes:
-            log.error(NOBODY_SERVES)
+            self._say_that_nobody_serves()
+
+    def _say_that_nobody_serves(self) -> None:
+        kept = "updates are kept and answered with 202"
+        log.error("no node serves: reads get 503, %s", kept if self.any_in_sync() else "so do updates")
 
     def any_in_sync(self) -> bool:
         """Whether there is a node that would ever apply an update."""

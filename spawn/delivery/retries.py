@@ -143,6 +143,10 @@ class Retries:
             self._no_longer(sequence, before)
             log.warning("node %s gave no answer to the retry of update %d (%s)", self._node.name, sequence, error)
             return StillUnknown(f"node {self._node.name} gave no answer to update {sequence}: {error}")
+        if answer.head.status == 504:  # whoever stands before the node has sent it
+            self._sender.carry(answer, None)
+            self._no_longer(sequence, before)
+            return StillUnknown(f"node {self._node.name} answered 504; whether it has update {sequence} is not known")
         return self._judge(entry, before, answer)
 
     def _declare(self, sequence: int) -> bool:

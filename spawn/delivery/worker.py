@@ -164,6 +164,7 @@ class Worker:
             except Exception:  # a node without a worker would get nothing until the next start
                 log.exception("an error in Spawn: a delivery to node %s failed; it is tried again", self.node.name)
                 self.node.doubt_until = max(self.node.doubt_until, self.node.position + 1)
+                self._first = self.node.position + 1
                 self._waken.clear()
                 self._pause(FAULT_PAUSE_S)
 
@@ -249,6 +250,7 @@ class Worker:
         """
         if trial.method in IDEMPOTENT or self._settings.delivery.ambiguous == "resend":
             return None
+        first = 0
         if not trial.attempts:
             first, self._first = self._first, 0  # from now on a declaration is this worker's own
             if entry.sequence != first or not self._was_declared(entry):
@@ -259,14 +261,15 @@ class Worker:
                     trial.attempts += 1  # so that it is sent when the operator says so
                     return trial.fate_unknown(self.node.healthy), None
         self._journal.record(self.node.id, entry.sequence, entry.sequence, Outcome.UNKNOWN)
+        self._declared = entry.sequence
         try:
             declared = self._journal.flush(IDLE_S)
         except JournalFull:
             declared = False
         if not declared:
+            self._first = first or self._first  # all of this again; it was not sent
             return Verdict.RETRY, None
         self.node.resend = False
-        self._declared = entry.sequence
         return None
 
     def _take_back(self, entry: Entry) -> None:
@@ -360,7 +363,7 @@ class Worker:
         reference = self._board.reference_of(entry)
         confirmed = reference is not None and classify(reference) is AnswerClass.GOOD
         blame = Blame.NODE if confirmed else self._events.gives_up(node, entry.sequence)
-        if blame is Blame.NODE and not confirmed and self._board.is_left_open(entry.sequence):
+        if blame is Blame.NODE and not (confirmed or node.held) and self._board.is_left_open(entry.sequence):
             blame = Blame.OPEN  # the others are away, and an expired credential is not the only reason for a 401
         if blame is Blame.UPDATE:
             self._give_up_with_all(entry)

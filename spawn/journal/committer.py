@@ -39,6 +39,7 @@ BATCH_ENTRIES = 512
 BATCH_BYTES = 8 << 20
 SLOW_S = 5.0  # a write that takes so long is worth a line in the log
 COMMIT_S = 60.0  # after this a client is told that the outcome is unknown,
+JOB_S = 120.0
 BODY_BYTES_PER_S = 1 << 20  # later where it sent a large body
 FULL_TEXT = "the disk that holds the journal is full: no update is accepted until there is room"
 
@@ -133,8 +134,9 @@ class Committer:
     def _await(self, waiting: Waiting) -> int:
         """Wait for a disk that is slow, but not for ever; the update may get into the log all the same."""
         body = waiting.update.body
-        limit_s = COMMIT_S + (body.size / BODY_BYTES_PER_S if isinstance(body, FileBody) else 0.0)
-        for wait_s in (SLOW_S, limit_s - SLOW_S):
+        body_s = body.size / BODY_BYTES_PER_S if isinstance(body, FileBody) else 0.0
+        limit_s = COMMIT_S + body_s
+        for wait_s in (SLOW_S + body_s, COMMIT_S - SLOW_S):
             waiting.done.wait(wait_s)
             if waiting.done.ready():
                 sequence: int = waiting.done.get()  # type: ignore[assignment]
@@ -157,6 +159,9 @@ class Committer:
         done: AsyncResult[Any] = AsyncResult()
         self._jobs.append((job, done))
         self.hurry()
+        done.wait(JOB_S)
+        if not done.ready():  # it is done later, and nobody hears of it
+            raise JournalSlow(f"the disk that holds the journal has not finished a write for {JOB_S:.0f} s")
         return done.get()
 
     def wake(self) -> None:

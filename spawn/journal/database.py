@@ -203,10 +203,11 @@ class Database:
             return opened
         with self._transaction() as db:
             step = spare_lost_bodies(db, Pruning(opened.tail, opened.records_tail), opened.files, lost)
-        log.warning(
-            "the bodies of %d updates up to %d are gone: these are taken for pruned, the journal begins at update %d",
-            len(lost), max(lost), step.tail,
-        )  # fmt: skip
+        if step.tail > opened.tail:
+            log.warning(
+                "the bodies of %d updates up to %d are gone: these are taken for pruned, the journal begins at %d",
+                len(lost), max(lost), step.tail,
+            )  # fmt: skip
         return schema.inspect(self._db, self._path)
 
     def discard(self) -> None:

@@ -50,6 +50,7 @@ class Updates:
             response.reply(503, "the update's outcome is unknown: the journal has failed while it was written")
             return
         except JournalSlow as error:
+            ticket.gone = True
             response.reply(503, f"the update's outcome is unknown: {error}")
             return
         except JournalError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import gevent
 import pytest
 from gevent.event import Event
 
 from spawn.delivery import fleet, policy, worker
+from spawn.journal import committer
 from spawn.nodes.node import NodeState
 from tests.support.inprocess import Cluster, until
 from tests.support.node import AppNode, Cut, Reply, Seen
@@ -187,3 +190,96 @@ def test_a_flag_is_stored_before_the_position_that_it_explains(tmp_path: Path, m
         assert cluster.live(b).position == 0
         directory.rmdir()
         cluster.until_applied(1)
+
+
+@pytest.mark.parametrize("how", ["maintenance", "restart"])
+def test_a_gateways_502_is_remembered_as_a_doubt(tmp_path: Path, how: str) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes) as cluster:
+        b = nodes[1]
+        b.answers = lambda seen: Reply(502 if seen.sequence else 200, headers=(("Retry-After", "30"),))
+        assert cluster.post().status == 200
+        until(lambda: cluster.service.counters.value("delivery.not-now"), "the gateway has answered")
+        if how == "maintenance":
+            cluster.change(b, maintenance=True)
+        else:
+            cluster.service.stop(2.0)
+        # When the application had carried it out
+        b.answers = conflict
+        if how == "maintenance":
+            cluster.change(b, maintenance=False)
+        else:
+            cluster.restart()
+        # Then its conflict is an echo
+        cluster.until_applied(1)
+        assert cluster.live(b).refused == 0
+        assert not cluster.live(b).diverged
+
+
+def test_what_could_not_be_declared_is_no_doubt_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"ambiguous": "skip"}) as cluster:
+        b = nodes[1]
+        b.go_away()
+        cluster.until_state(b, NodeState.DOWN)
+        monkeypatch.setattr(cluster.service._journal, "flush", lambda timeout_s: False)  # a disk that is slow, or full
+        cluster.post()
+        until(lambda: cluster.live(b).attempts == 0, "it cannot be declared")
+        gevent.sleep(0.2)
+        b.come()
+        cluster.restart()
+        cluster.until_applied(1)
+        assert b.applied == [1]
+        assert not cluster.live(b).diverged
+
+
+def test_a_probe_that_a_crash_has_cut_is_a_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"attempts": 2}) as cluster:
+        b = nodes[1]
+        b.answers = lambda seen: Reply(401 if seen.sequence else 200)
+        for _ in range(3):
+            cluster.post()
+        until(lambda: cluster.live(b).held, "b is held")
+        b.answers = conflict  # the probe was applied, and its answer was lost with the process
+        crash(cluster, monkeypatch)
+        cluster.until_applied(3)
+        assert not cluster.live(b).held
+
+
+def test_what_a_node_that_may_not_speak_has_applied_was_applied(tmp_path: Path) -> None:
+    """503 would make its client send it again."""
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"ambiguous": "skip"}) as cluster:
+        a, b = nodes
+        cluster.live(b).diverged = True
+        cluster.service._fleet.refresh()
+        gate = Event()
+        a.answers = lambda seen: (gate.wait(10), Cut())[1] if seen.sequence else Reply(200)
+        client = cluster.background(cluster.post)
+        until(lambda: b.applied, "b has applied it")
+        gate.set()
+        assert client.get(timeout=10).status == 202
+        cluster.until_applied(1)
+        assert cluster.fate(1)["reference"] == 200
+
+
+def test_an_answer_that_comes_after_its_client_was_told_otherwise_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = two()
+    for node in nodes:
+        node.answers = lambda seen: Reply(200, b"y" * 1_000)
+    with Cluster(tmp_path, nodes) as cluster:
+        monkeypatch.setattr(committer, "SLOW_S", 0.05)
+        monkeypatch.setattr(committer, "COMMIT_S", 0.2)
+        release, database = threading.Event(), cluster.service._journal._database  # type: ignore[attr-defined]
+        commit = database.commit
+        monkeypatch.setattr(database, "commit", lambda batch: (release.wait(20), commit(batch)))
+        got = cluster.post()
+        assert (got.status, got.sequence) == (503, 0)
+        release.set()
+        cluster.until_applied(1)
+        until(lambda: cluster.service._budget.used_bytes == 0, "its memory is given back")

@@ -498,6 +498,14 @@ def test_a_retry_that_gets_no_answer_is_unknown_until_the_next_one(pair: Cluster
     assert pair.status_on(sequence, b) == "applied"
 
 
+def test_a_retry_that_a_gateway_has_lost_is_unknown(pair: Cluster) -> None:
+    sequence = refuse(pair)
+    b = pair.nodes[1]
+    b.next_up.append(Reply(504))
+    failed(retry(pair, b, sequence), 504, "is not known")
+    assert pair.status_on(sequence, b) == "unknown"
+
+
 def test_a_retry_that_cannot_be_sent_leaves_all_as_it_was(pair: Cluster) -> None:
     b = pair.nodes[1]
     sequence = refuse(pair)

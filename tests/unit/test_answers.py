@@ -185,7 +185,7 @@ def test_telling_of_a_difference_may_make_the_board_look_again(poll: Poll) -> No
 
     def tell(*what: tuple[str, int, int, int]) -> None:
         poll.differing.append(what)  # type: ignore[arg-type]
-        poll.board.recheck(any_active=True)
+        poll.board.recheck()
 
     poll.board._on_disagreement = tell  # type: ignore[assignment]
     poll.speakers = {"a"}
@@ -241,7 +241,7 @@ def test_a_speaker_that_leaves_may_make_the_rest_unanimous(poll: Poll) -> None:
     poll.answer("a", 500)
     poll.answer("b", 500)
     poll.speakers = {"a", "b"}
-    poll.board.recheck(any_active=True)
+    poll.board.recheck()
     assert status_of(poll.told(ticket)) == 500
 
 
@@ -250,7 +250,7 @@ def test_nobody_left_to_speak_is_not_unanimous(poll: Poll) -> None:
     ticket = poll.update()
     poll.answer("a", 500)
     poll.speakers = set()
-    poll.board.recheck(any_active=True)
+    poll.board.recheck()
     assert isinstance(poll.told(ticket), Accepted)
     assert poll.reference is None
 
@@ -329,14 +329,14 @@ def test_a_vote_changes_at_one_go(poll: Poll) -> None:
 def test_accepted_when_the_last_speaker_goes(poll: Poll) -> None:
     ticket = poll.update()
     poll.speakers = set()
-    poll.board.recheck(any_active=True)
+    poll.board.recheck()
     assert poll.told(ticket) == Accepted(1)
 
 
 def test_removed_when_no_node_is_left(poll: Poll) -> None:
     ticket = poll.update()
-    poll.speakers = set()
-    poll.board.recheck(any_active=False)
+    poll.speakers = poll.expected = set()
+    poll.board.recheck()
     assert poll.told(ticket) == Removed(1)
 
 

@@ -103,7 +103,7 @@ def test_a_lost_end_that_held_a_pruning_can_be_started_as_restored(
     assert kept is not None
     (said,) = [record.getMessage() for record in caplog.records if "taken for pruned" in record.getMessage()]
     assert (
-        said == "the bodies of 2 updates up to 4 are gone: these are taken for pruned, the journal begins at update 5"
+        said == "the bodies of 2 updates up to 4 are gone: these are taken for pruned, the journal begins at 5"
     )
     used = again.journal.usage()
     again.reopen()
