@@ -102,9 +102,7 @@ def test_a_lost_end_that_held_a_pruning_can_be_started_as_restored(
     kept = again.journal.entry(2)
     assert kept is not None
     (said,) = [record.getMessage() for record in caplog.records if "taken for pruned" in record.getMessage()]
-    assert (
-        said == "the bodies of 2 updates up to 4 are gone: these are taken for pruned, the journal begins at 5"
-    )
+    assert said == "the bodies of 2 updates up to 4 are gone: these are taken for pruned, the journal begins at 5"
     used = again.journal.usage()
     again.reopen()
     assert (again.journal.tail, again.journal.usage()) == (5, used)
