@@ -29,7 +29,7 @@ from spawn.delivery.types import (
     VerbConflict,
 )
 from spawn.errors import JournalFull, StateError
-from spawn.journal.base import Outcome
+from spawn.journal.base import Outcome, Range
 from spawn.nodes.node import Node, NodeEvent, NodeRecord
 
 log = logging.getLogger("spawn.changes")
@@ -50,8 +50,8 @@ class Changes:
     def put_node(self, host: str, port: int, change: NodeChange, position: Position | None, peer: str) -> PutResult:
         """Create or change the node at ``host:port``. Raises ``NodeConflict`` and ``PositionConflict``."""
         with self._one_at_a_time:
-            result, stopped = self._put(host, port, change, position, peer)
-            self._keep(stopped)
+            result, flush = self._put(host, port, change, position, peer)
+            self._keep(flush)
             return result
 
     def put_nodes(self, changes: Sequence[tuple[str, int, NodeChange]], peer: str) -> list[PutResult]:
@@ -69,7 +69,7 @@ class Changes:
             finally:
                 for node in stopping:  # an earlier one has failed
                     self._fleet.reconcile(node)
-            self._keep(any(stopped for _, stopped in done))
+            self._keep(any(flush for _, flush in done))
             return [result for result, _ in done]
 
     def delete_nodes(self, host: str | None, port: int | None, peer: str) -> int:
@@ -98,7 +98,7 @@ class Changes:
             node = self._node(host, port)
             self._checked(position)
             self._place(node, position, peer)
-            self._fleet.store()
+            self._keep(True)
             return node
 
     # -- what is done to a queue; each returns the node and, where there is something to say, a note
@@ -235,10 +235,10 @@ class Changes:
         if not durable:
             raise NotPossibleNow("it is done, but a crash would forget it: the journal's disk is full or too slow")
 
-    def _keep(self, stopped: bool) -> None:
-        """Make durable what was changed, and how far the nodes are whose deliveries were stopped by that."""
+    def _keep(self, flush: bool) -> None:
+        """Make durable what was changed; ``flush``: positions too, also of nodes whose deliveries were stopped."""
         try:
-            if stopped:
+            if flush:
                 self._make_durable()
         finally:
             self._fleet.store()
@@ -248,7 +248,7 @@ class Changes:
     def _put(
         self, host: str, port: int, change: NodeChange, position: Position | None, peer: str
     ) -> tuple[PutResult, bool]:
-        """Not stored yet. Also whether deliveries to the node were stopped."""
+        """Not stored yet. Also whether the journal has to be made durable: positions have changed, or stand still."""
         found = self._registry.find(host, port)
         before = found[0].record if found else NodeRecord(host=host, port=port)
         after = _merge(before, change)
@@ -262,7 +262,7 @@ class Changes:
             self._fleet.flag()  # the change is stored also when there is no place for the node
             self._place(node, position, peer)
         note = OUT_OF_SYNC_NOTE if node.out_of_sync else ""
-        return PutResult(created=not found, record=node.record, note=note), stopped
+        return PutResult(created=not found, record=node.record, note=note), stopped or position is not None
 
     def _node(self, host: str, port: int) -> Node:
         found = self._registry.find(host, port)
@@ -341,22 +341,23 @@ class Changes:
         self._fleet.stop_worker(node)
         try:
             number = self._checked(position)  # again: the worker may have taken its time to stop
+            ahead = self._fleet.skips.recorded(node, max(node.position, number))  # may fail, and nothing has changed
             lacks = node.record.active and not node.out_of_sync and number > node.position
             if lacks:
                 self._store_as_diverged(node, "the position is as it was")
                 self._fleet.mark_diverged(node)  # before its position says that it has what it lacks
-            self._move(node, number, lacks, peer)
+            self._move(node, number, lacks, ahead, peer)
         finally:
             self._fleet.reconcile(node)
 
-    def _move(self, node: Node, number: int, lacks: bool, peer: str) -> None:
+    def _move(self, node: Node, number: int, lacks: bool, ahead: list[Range], peer: str) -> None:
         """To another position; what was wrong with the node is forgotten once it is there."""
         before = node.position
-        self._record_move(node, number, lacks)
+        self._record_move(node, number, lacks, ahead)
         self._note(node, min(before, number) + 1, max(before, number), "position", peer)
         self._fleet.refusals.forget(node)
         self._fleet.set_position(node, number)
-        self._fleet.skips.load(node)
+        self._fleet.skips.put(node, ahead)
         node.held = node.in_doubt = node.resend = node.out_of_sync = False  # from now on the rest is not pruned
         node.in_row.clear()
         node.attempts = node.doubt_until = 0
@@ -370,12 +371,11 @@ class Changes:
             raise PositionConflict(f"position {number} has just ceased to be retained")
         self._fleet.behind(node)
 
-    def _record_move(self, node: Node, number: int, lacks: bool) -> None:
+    def _record_move(self, node: Node, number: int, lacks: bool, ahead: list[Range]) -> None:
         """What becomes of the updates between the two positions, and of those beyond."""
-        journal, before = self._journal, node.position
-        ahead = [each for each in journal.outcomes(node.id, max(before, number)) if each.outcome is Outcome.SKIPPED]
+        journal = self._journal
         if lacks:
-            journal.record(node.id, before + 1, number, Outcome.SKIPPED)
+            journal.record(node.id, node.position + 1, number, Outcome.SKIPPED)
         if number < journal.head:
             journal.record(node.id, number + 1, journal.head, None)  # it gets these, maybe again
         for each in ahead:  # but not what was taken out of its queue

@@ -28,7 +28,7 @@ from spawn.delivery.saver import Saver
 from spawn.delivery.skips import Skips
 from spawn.delivery.types import NotPossibleNow
 from spawn.delivery.worker import HOLD_AFTER, WINDOW, Worker, WorkerEvents
-from spawn.errors import JournalError, JournalFull
+from spawn.errors import JournalError, JournalFull, JournalSlow
 from spawn.journal.base import Journal, Published
 from spawn.nodes.health import HealthChecker
 from spawn.nodes.node import Node, NodeEvent, NodeRecord, NodeState
@@ -195,8 +195,8 @@ class Fleet:
         return node
 
     def set_position(self, node: Node, position: int) -> None:
-        """Durable on return, unless the disk is full: then it holds and becomes durable later."""
-        with contextlib.suppress(JournalFull):
+        """Durable on return, unless the disk is full or hangs: then it holds and becomes durable later."""
+        with contextlib.suppress(JournalFull, JournalSlow):
             self.journal.set_position(node.id, position)
         node.position = position
 

@@ -19,7 +19,7 @@ from spawn.delivery.attempt import Sender
 from spawn.delivery.outgoing import effective_method
 from spawn.delivery.policy import AnswerClass, classify
 from spawn.delivery.types import NotPossibleNow, StillUnknown, VerbConflict
-from spawn.errors import JournalDamaged, JournalFull, NotSent, Pruned, SpawnError, Unknown
+from spawn.errors import JournalDamaged, JournalFull, JournalSlow, NotSent, Pruned, SpawnError, Unknown
 from spawn.http11.client import Answer
 from spawn.http11.outgoing import BodyUnreadable
 from spawn.journal.base import Entry, Fate, Journal, Outcome
@@ -97,7 +97,7 @@ class Retries:
             sequence, end = self._asked[0]
             try:
                 error = self._retry(sequence)
-            except (Pruned, JournalDamaged) as gone:
+            except (Pruned, JournalDamaged, JournalSlow) as gone:  # before it was sent
                 error = gone
             except BaseException:
                 end.set(StillUnknown(f"the retry of update {sequence} was cut short; GET /updates/{sequence} tells"))

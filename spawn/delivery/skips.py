@@ -18,13 +18,16 @@ class Skips:
 
     def load(self, node: Node) -> None:
         """What the journal says, instead of what was known."""
-        recorded = self._journal.outcomes(node.id, node.position)
-        self._set(node, [each for each in recorded if each.outcome is Outcome.SKIPPED])
+        self.put(node, self.recorded(node, node.position))
+
+    def recorded(self, node: Node, after: int) -> list[Range]:
+        """What the journal says of the updates after that one."""
+        return [each for each in self._journal.outcomes(node.id, after) if each.outcome is Outcome.SKIPPED]
 
     def add(self, node: Node, sequence: int) -> None:
         """Known at once, so that no worker sends it; the caller records it."""
         ahead = [each for each in self._ahead.get(node.id, ()) if each.last > node.position]
-        self._set(node, lay_over(ahead, sequence, sequence, Outcome.SKIPPED))
+        self.put(node, lay_over(ahead, sequence, sequence, Outcome.SKIPPED))
 
     def have(self, node: Node, sequence: int) -> bool:
         ahead = self._ahead.get(node.id)
@@ -33,7 +36,8 @@ class Skips:
     def forget(self, node: Node) -> None:
         self._ahead.pop(node.id, None)
 
-    def _set(self, node: Node, ahead: list[Range]) -> None:
+    def put(self, node: Node, ahead: list[Range]) -> None:
+        """These and no others."""
         if ahead:
             self._ahead[node.id] = ahead
         else:

@@ -27,7 +27,7 @@ from spawn.delivery.outgoing import effective_method
 from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify
 from spawn.delivery.refusals import Blame
 from spawn.delivery.retries import End, Retries
-from spawn.errors import JournalDamaged, JournalError, JournalFull, Pruned
+from spawn.errors import JournalDamaged, JournalError, JournalFull, JournalSlow, Pruned
 from spawn.http11.client import Client
 from spawn.journal.base import Entry, Journal, Outcome
 from spawn.nodes.node import Node, NodeState
@@ -95,6 +95,7 @@ class Worker:
         self._first = 0
         self._began = 0  # the first update of this worker
         self._declared = 0
+        self._waits_for_disk = False
         self._held_for = ""
         self._resumed = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -151,22 +152,33 @@ class Worker:
                 self._retries.carry_out()
                 entry = self._next()
                 if entry is not None:
+                    self._waits_for_disk = False
                     self._deliver(entry)
             except (Pruned, JournalDamaged) as error:
                 log.critical("node %s cannot be given update %d: %s", self.node.name, self.node.position + 1, error)
                 self.node.out_of_sync = True
                 self._events.changed(self.node)
                 return
+            except JournalSlow as error:  # met while an update is looked up, before it is sent (again)
+                if not self._waits_for_disk:
+                    self._waits_for_disk = True
+                    log.error("node %s: deliveries wait: %s", self.node.name, error)
+                self._begin_again(self.node.in_doubt)
             except JournalError as error:
                 if not self._stopping and not self._journal.broken:
                     log.critical("node %s: deliveries stop: %s", self.node.name, error)
                 return
             except Exception:  # a node without a worker would get nothing until the next start
                 log.exception("an error in Spawn: a delivery to node %s failed; it is tried again", self.node.name)
-                self.node.doubt_until = max(self.node.doubt_until, self.node.position + 1)
-                self._first = self.node.position + 1
-                self._waken.clear()
-                self._pause(FAULT_PAUSE_S)
+                self._begin_again(in_doubt=True)
+
+    def _begin_again(self, in_doubt: bool) -> None:
+        """After a pause, with the update at hand, which the node may have got already if that is ``in_doubt``."""
+        if in_doubt:
+            self.node.doubt_until = max(self.node.doubt_until, self.node.position + 1)
+            self._first = self.node.position + 1
+        self._waken.clear()
+        self._pause(FAULT_PAUSE_S)
 
     def _next(self) -> Entry | None:
         node = self.node
@@ -252,8 +264,10 @@ class Worker:
             return None
         first = 0
         if not trial.attempts:
-            first, self._first = self._first, 0  # from now on a declaration is this worker's own
-            if entry.sequence != first or not self._was_declared(entry):
+            first = self._first
+            found = entry.sequence == first and self._was_declared(entry)
+            self._first = 0  # from now on a declaration is this worker's own
+            if not found:
                 trial.repeat = entry.sequence == first and self.node.in_doubt  # resumed, so it is sent
             else:
                 trial.repeat = self.node.in_doubt = True

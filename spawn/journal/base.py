@@ -12,6 +12,7 @@ Invariants that every backend keeps:
 * ``advance``, ``settle``, ``record`` and ``note_action`` are queued and become durable in the order of their calls,
   within about 50 ms, with the next batch if one comes first. ``wait_durable`` waits for that.
 * ``positions``, ``reference``, ``read``, ``fate`` and ``outcomes`` show what is queued at once, durable or not.
+* A disk that hangs keeps nobody for ever: what has to read it, and what says so, raises ``JournalSlow``.
 * After a commit of unknown outcome every call raises ``JournalBroken`` and ``on_broken`` is called once.
   After ``stop`` every call raises ``JournalError``. The properties, ``usage`` and ``stop`` itself always work.
 * ``publish`` and ``on_broken`` must not block, and must not call ``stop``.
@@ -225,11 +226,12 @@ class Journal(Protocol):
     def set_position(self, consumer: str, position: int) -> None:
         """Put a consumer anywhere from 0 to the head, durable on return. This is how a consumer becomes known.
 
-        Raises ``JournalFull`` when the disk had no room even for this: it holds, and becomes durable later.
+        Raises ``JournalFull`` when the disk had no room even for this, ``JournalSlow`` when it hangs: it holds, and
+        becomes durable later.
         """
 
     def forget(self, consumer: str) -> None:
-        """Remove a consumer and its position, durable on return. Its outcomes stay."""
+        """Remove a consumer and its position, durable on return. Its outcomes stay. Raises as ``set_position``."""
 
     def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
         """One small step of pruning, at most ``limit`` of each kind; 0 when nothing is left to do, else how many.

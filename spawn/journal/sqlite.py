@@ -13,11 +13,12 @@ import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from spawn.errors import JournalBroken, JournalError, JournalFull, Pruned, StateError
+from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow, Pruned, StateError
 from spawn.journal.accounting import Budget
 from spawn.journal.backup import BackupRun
 from spawn.journal.base import (
@@ -52,7 +53,10 @@ FILE_THREADS = 4
 DELETE_FILES = 16  # body files per call, so that pruning does not keep the threads from those of updates
 NAME = "journal.db"
 FLUSH_S = 5.0
+LOOK_S = 20.0  # a disk that has not read or written a little by then hangs: whoever waits is told
 BACKUP_WAIT_S = 6.0  # longer than an update waits for room: no node is given up because a backup holds pruning off
+
+T = TypeVar("T")
 
 
 class SqliteJournal:
@@ -253,13 +257,17 @@ class SqliteJournal:
         if not 0 <= position <= self.head:
             raise ValueError(f"position {position} is not between 0 and the head {self.head}")
         self._positions[consumer] = self._committer.notes.positions[consumer] = position
-        self._committer.wait_for_notes(None)
+        self._await_durable()
 
     def forget(self, consumer: str) -> None:
         self._check()
         if self._positions.pop(consumer, None) is not None:
             self._committer.notes.positions[consumer] = None
-            self._committer.wait_for_notes(None)
+            self._await_durable()
+
+    def _await_durable(self) -> None:
+        if not self._committer.wait_for_notes(LOOK_S):
+            raise _hangs()
 
     def wait_durable(self, consumer: str, position: int, timeout_s: float) -> bool:
         until_s = time.monotonic() + timeout_s
@@ -277,6 +285,11 @@ class SqliteJournal:
         return self._committer.wait_for_notes(timeout_s)
 
     # --- reading
+
+    def _look(self, function: Callable[..., T], *args: object) -> T:
+        """One look into the database. Raises ``JournalSlow``: the look goes on, and nobody hears of it."""
+        with gevent.Timeout(LOOK_S, _hangs()), self._reading:
+            return self._writer.call(function, *args)
 
     def read(self, after: int, max_entries: int, max_bytes: int) -> list[Entry]:
         found: list[Entry] = []
@@ -297,8 +310,7 @@ class SqliteJournal:
             max_bytes -= sum(_inline(stored.entry) for stored in page)
 
     def _page(self, after: int, upto: int, max_bytes: int, at_least: int) -> list[Stored]:
-        with self._reading:
-            page = self._writer.call(self._database.page, after, upto, max_bytes, at_least)
+        page = self._look(self._database.page, after, upto, max_bytes, at_least)
         if len(page) < at_least and after + 1 >= self._tail:
             raise damaged(self._path, f"update {after + 1} is missing")
         return self._with_intact_bodies(page)
@@ -320,8 +332,7 @@ class SqliteJournal:
         self._check()
         if not 1 <= sequence <= self.head:
             return None
-        with self._reading:
-            stored = self._writer.call(self._database.entry, sequence)
+        stored = self._look(self._database.entry, sequence)
         if stored is not None:
             return self._current(self._with_intact_bodies([stored])[0].entry)
         if sequence >= self._tail:
@@ -333,8 +344,7 @@ class SqliteJournal:
         queued = self._queued_reference(sequence)
         if not 1 <= sequence <= self.head:
             return None
-        with self._reading:
-            stored = self._writer.call(self._database.reference, sequence)
+        stored = self._look(self._database.reference, sequence)
         return queued if stored is None else stored
 
     def fate(self, sequence: int) -> Fate | None:
@@ -342,8 +352,7 @@ class SqliteJournal:
         if not 1 <= sequence <= self.head:
             return None
         queued, flying, notes = self._queued_reference(sequence), self._committer.in_flight, self._committer.notes
-        with self._reading:
-            row = self._writer.call(self._database.fate, sequence)
+        row = self._look(self._database.fate, sequence)
         if row is None:
             raise Pruned(f"update {sequence} is no longer recorded")
         outcomes = notes.outcomes(sequence, flying.outcomes(sequence, row.ranges))
@@ -356,8 +365,7 @@ class SqliteJournal:
     def outcomes(self, consumer: str, after: int) -> list[Range]:
         self._check()
         flying, notes = self._committer.in_flight, self._committer.notes  # before the look into the database
-        with self._reading:
-            stored = self._writer.call(self._database.ranges, consumer, after)
+        stored = self._look(self._database.ranges, consumer, after)
         known = notes.ranges(consumer, flying.ranges(consumer, stored))
         return beyond(known, max(after, self._records_tail - 1))
 
@@ -450,6 +458,10 @@ class SqliteJournal:
             except sqlite3.Error as error:
                 self._committer.fail(f"pruning the journal failed, its outcome is unknown: {error}")
                 raise JournalBroken(self._committer.broken_reason) from None
+
+
+def _hangs() -> JournalSlow:
+    return JournalSlow(f"the disk that holds the journal has not finished anything for {LOOK_S:g} s")
 
 
 def _inline(entry: Entry) -> int:

@@ -11,6 +11,7 @@ import pytest
 from spawn.delivery import saver
 from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, NotPossibleNow, PositionConflict, VerbConflict
 from spawn.errors import JournalBroken, Pruned, StateError
+from spawn.journal.base import Range
 from spawn.nodes.node import Node, NodeEvent, NodeState
 from spawn.nodes.registry import Registry
 from tests.support.fleets import FleetUnderTest
@@ -401,13 +402,13 @@ def test_a_node_is_in_sync_only_once_it_is_where_it_was_put(
 ) -> None:
     made.append(5)
     made.put(3, active=True)
-    node, seen, load = made.node(3), [], made.fleet.skips.load
+    node, seen, put = made.node(3), [], made.fleet.skips.put
 
-    def look(other: Node) -> None:
+    def look(other: Node, ahead: list[Range]) -> None:
         seen.append((node.position, node.out_of_sync))
-        load(other)
+        put(other, ahead)
 
-    monkeypatch.setattr(made.fleet.skips, "load", look)
+    monkeypatch.setattr(made.fleet.skips, "put", look)
     made.changes.set_position("h", 3, 4, "test")
     assert seen == [(4, True)]
     assert not node.out_of_sync
