@@ -70,6 +70,7 @@ class Sender:
         self._suspect = suspect
         self._carrier: gevent.Greenlet[..., None] | None = None
         self._troubled = False  # a failure was logged, and the success that ends it will be
+        self._said_slow = self._still_slow = 0  # the update that was logged as slow, the same until its answer
 
     def send(self, entry: Entry, method: bytes) -> Answer:
         """Raises ``BodyUnreadable``, ``NotSent`` or ``Unknown``; ``method`` as it counts (``effective_method``)."""
@@ -77,15 +78,21 @@ class Sender:
         replaced = settings.delivery.set_headers.get(node.name, {})
         request = outgoing(entry, self._journal.uuid, node.name, replaced)
         self.last_sent_s = time.monotonic()
-        return self._client.send(
-            node.id,
-            node.record.host,
-            node.record.port,
-            request,
-            progress_timeout_s=settings.timeouts.deliver,
-            max_idle_s=REUSE_IDLE_S if method in IDEMPOTENT else REUSE_IDLE_STRICT_S,
-            on_sent=lambda: self._board.sent(entry.sequence),
-        )
+        try:
+            answer = self._client.send(
+                node.id,
+                node.record.host,
+                node.record.port,
+                request,
+                progress_timeout_s=settings.timeouts.deliver,
+                max_idle_s=REUSE_IDLE_S if method in IDEMPOTENT else REUSE_IDLE_STRICT_S,
+                on_sent=lambda: self._board.sent(entry.sequence),
+                on_slow=lambda so_far: self._slow(entry.sequence, so_far),
+            )
+        finally:
+            node.slow = ""
+        self._no_longer_slow(entry.sequence)
+        return answer
 
     def attempt(self, entry: Entry, trial: Trial) -> tuple[Verdict, float | None]:
         """Send once. The verdict, and how long to wait when it is to try again (None: the back-off's wait)."""
@@ -189,6 +196,20 @@ class Sender:
             self._troubled = False
             self._node.last_error = ""
             log.info("node %s takes updates again, at %d", self._node.name, self._node.position + 1)
+
+    def _slow(self, sequence: int, so_far: str) -> None:
+        """The node takes the update, so its health is not in doubt, but others wait. Said once, not per attempt."""
+        node = self._node
+        node.slow = f"takes the body of update {sequence} slowly ({so_far})"
+        if self._said_slow != sequence:
+            self._said_slow = self._still_slow = sequence
+            log.warning("node %s %s; its other updates wait behind it", node.name, node.slow)
+
+    def _no_longer_slow(self, sequence: int) -> None:
+        if self._still_slow == sequence:
+            self._still_slow = 0
+            took_s = time.monotonic() - self.last_sent_s
+            log.info("node %s has answered update %d, after %.0f s", self._node.name, sequence, took_s)
 
 
 def carry_body(answer: Answer, spool: Spool | None) -> None:

@@ -36,7 +36,7 @@ class Report:
             backlog=backlog,
             backlog_seconds=self._age_of(node.position + 1) if backlog else 0.0,
             attempts=node.attempts,
-            last_error=node.last_error,
+            last_error=node.slow or node.last_error,
             refused=node.refused,
             held=node.held,
             diverged=node.diverged,

@@ -37,7 +37,8 @@ from spawn.http11.connection import RECEIVE_BYTES, Connection, IdlePool, connect
 from spawn.http11.deadlines import Deadlines
 from spawn.http11.fairness import Share
 from spawn.http11.message import ResponseHead
-from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest, pieces
+from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest, body_bytes, pieces
+from spawn.http11.progress import FLOOR_BYTES_PER_S, Progress
 from spawn.http11.resolver import Resolver
 from spawn.http11.wire import BadAnswer, HeadLimits, decoder_for, find_head_end, parse_response_head
 
@@ -76,19 +77,23 @@ class Client:
         progress_timeout_s: float,
         max_idle_s: float,
         on_sent: Callable[[], None] | None = None,
+        on_slow: Callable[[str], None] | None = None,
     ) -> Answer:
         """Send and wait for the final head. Raises ``NotSent`` or ``Unknown``.
 
-        ``progress_timeout_s`` bounds every pause in either direction, not the whole; but the final head has no more
-        than that altogether, from the end of sending or from its own first byte, and once more after a 1xx. A kept
-        connection is used when it was idle for less than ``max_idle_s`` (0: never). ``on_sent`` is called once all of
-        the request is written, so not when the node answers before that.
+        ``progress_timeout_s`` bounds every pause in either direction, not the whole; but after that long a large body
+        has to be taken at no less than ``FLOOR_BYTES_PER_S`` on average, and the final head has no more than that
+        altogether, from the end of sending or from its own first byte, and once more after a 1xx. A kept connection is
+        used when it was idle for less than ``max_idle_s`` (0: never). ``on_sent`` is called once all of the request is
+        written, so not when the node answers before that. ``on_slow`` is called, at most once and maybe by the
+        sweeper, when after ``progress_timeout_s`` there is still something to be taken, with how much was.
         """
         while True:
             connection = self._obtain(key, host, port, max_idle_s)
-            exchange = _Exchange(connection, request, host, port, progress_timeout_s)
+            exchange = _Exchange(connection, request, host, port, progress_timeout_s, on_slow)
             try:
                 head = exchange.run(on_sent)
+                connection.progress = None
                 connection.in_order = exchange.sent_all
                 return Answer(self, key, connection, head, exchange.surplus, progress_timeout_s, exchange.sent_all)
             except NotSent:
@@ -161,14 +166,22 @@ class _Exchange:
     """One request written and one final head read, on one connection."""
 
     def __init__(
-        self, connection: Connection, request: OutgoingRequest, host: str, port: int, progress_timeout_s: float
+        self,
+        connection: Connection,
+        request: OutgoingRequest,
+        host: str,
+        port: int,
+        progress_timeout_s: float,
+        on_slow: Callable[[str], None] | None,
     ) -> None:
         self.sent_all = False
         self._connection = connection
         self._request = request
         self._node = (host, port)
         self._timeout_s = progress_timeout_s
-        self._sent_any = False
+        self._on_slow = on_slow
+        self._written = 0  # bytes that the kernel has taken
+        self._progress: Progress | None = None
         self._received_any = False
         self._received = bytearray()
         self._searched = 0  # how much of it holds no end of a head
@@ -204,33 +217,51 @@ class _Exchange:
         try:
             with closing(pieces(self._request, self._node)) as steps:
                 for piece in steps:
-                    if self._sent_any and self._answered_already():
+                    if self._written and self._answered_already():
                         return ""
                     if not self._write(memoryview(piece)):
                         return ""
             self.sent_all = True
+            if self._progress is not None:
+                self._progress.written = self._written
         except BodyUnreadable as error:
-            if self._sent_any and not error.lost:
+            if self._written and not error.lost:
                 raise Unknown(str(error)) from None
             raise
         except OSError as error:
             reason = self._why_ended() if self._connection.cut_short else f"while sending: {_text(error)}"
-            if not self._sent_any:
+            if not self._written:
                 raise NotSent(reason) from None
             return reason
         return ""
 
     def _write(self, piece: memoryview) -> bool:
         """Write one piece. False when the final head came before it was all written."""
+        if self._progress is not None:
+            self._progress.resume()
         while piece:
             count = self._connection.send_now(piece)
             if count:
-                self._sent_any = True
+                self._written += count
                 piece = piece[count:]
-                continue
-            self._connection.wait_either(min(self._timeout_s, self._head_time_left_s()))
-            if self._answered_already():
+            elif not self._await_room():
                 return False
+        if self._progress is not None:
+            self._progress.pause()
+        return True
+
+    def _await_room(self) -> bool:
+        """Wait until the kernel takes more. False when the final head has come."""
+        progress = self._progress
+        if progress is None:
+            total_bytes = body_bytes(self._request)
+            progress = self._progress = Progress(self._written, total_bytes, self._timeout_s, self._on_slow)
+        progress.written = self._written
+        self._connection.wait_either(min(self._timeout_s, self._head_time_left_s()), progress)
+        if self._answered_already():
+            return False
+        if progress.too_slow:
+            raise Unknown(self._why_late(), timed_out=True)
         return True
 
     def _answered_already(self) -> bool:
@@ -315,6 +346,8 @@ class _Exchange:
         )
 
     def _why_late(self) -> str:
+        if self._progress is not None and self._progress.too_slow:
+            return f"too slow: it took {self._progress.too_slow}, less than {FLOOR_BYTES_PER_S / 1024:g} KiB/s"
         if self._received:
             return f"the head of the node's answer was not complete after {self._timeout_s:g} s"
         return f"no progress for {self._timeout_s:g} s while waiting for the node's answer"

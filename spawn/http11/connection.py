@@ -6,7 +6,8 @@ closed, and then given to somebody else, under a greenlet that still waits for i
 
 Waits for progress are bounded by the one sweeper of ``deadlines``, which ends them in the same way. A full send buffer
 hides progress: megabytes may have to reach a slow node before the kernel takes another byte. So when such a wait is
-over, the kernel is asked whether it still gets bytes across, and more time given if it does.
+over, the kernel is asked whether it still gets bytes across, and more time given if it does, and not too slowly
+(``progress``).
 
 A request that was given up must not arrive later. The kernel goes on for minutes to get the bytes of a closed socket
 across; after a partition they would reach the node behind what was sent anew meanwhile, and an old update would be
@@ -28,6 +29,7 @@ from gevent.select import poll
 
 from spawn.errors import NotSent
 from spawn.http11.deadlines import Deadlines
+from spawn.http11.progress import Progress
 from spawn.http11.resolver import Address, Resolver
 
 RECEIVE_BYTES = 65_536
@@ -41,7 +43,6 @@ class Connection:
     __slots__ = (
         "_sock",
         "_timeout_s",
-        "_unsent_bytes",
         "_watch",
         "bucket",
         "closed",
@@ -49,6 +50,7 @@ class Connection:
         "idle_since_s",
         "in_order",
         "peer",
+        "progress",
         "reused",
         "woken",
     )
@@ -58,7 +60,7 @@ class Connection:
         self._watch = deadlines.watch(sock, SHUT_RDWR)
         self._watch.renew = self._more_time_s
         self._timeout_s = 0.0
-        self._unsent_bytes = 0  # in the kernel's send buffer when last looked; 0 while it never was full
+        self.progress: Progress | None = None  # of the request in hand, once it has filled the send buffer
         self.bucket: list[Connection] | None = None  # where it is kept while idle; see IdlePool
         self.peer = peer
         self.reused = False
@@ -110,12 +112,18 @@ class Connection:
         finally:
             self._sock.settimeout(None)
 
-    def wait_either(self, timeout_s: float) -> None:
-        """Wait until bytes can be sent or have arrived, or time is up (the next send fails then)."""
+    def wait_either(self, timeout_s: float, progress: Progress) -> None:
+        """Wait until bytes can be sent or have arrived, or time is up (the next send fails then).
+
+        Comes back at once when the node is ``too_slow``.
+        """
+        self.progress = progress
+        progress.look(_unsent_bytes(self._sock))
+        if progress.too_slow:
+            return
         both = poll()
         both.register(self._sock, POLLIN | POLLOUT)
         self._timeout_s = timeout_s
-        self._unsent_bytes = _unsent_bytes(self._sock)
         self._watch.arm(timeout_s)
         try:
             both.poll()
@@ -145,11 +153,10 @@ class Connection:
             self.expired = True
 
     def _more_time_s(self) -> float:
-        """Asked by the sweeper when time is up: some more if bytes have left since it was last looked."""
-        if not self._unsent_bytes:
+        """Asked by the sweeper when time is up: some more if the node still takes the request, and fast enough."""
+        if self.progress is None:
             return 0.0
-        before, self._unsent_bytes = self._unsent_bytes, _unsent_bytes(self._sock)
-        return self._timeout_s if self._unsent_bytes < before else 0.0
+        return self._timeout_s if self.progress.look(_unsent_bytes(self._sock)) else 0.0
 
     def _receive_now(self, limit_bytes: int, flags: int) -> bytes | None:
         self._sock.settimeout(0.0)

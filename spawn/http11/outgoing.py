@@ -67,6 +67,13 @@ def pieces(request: OutgoingRequest, node: tuple[str, int]) -> Generator[bytes |
         yield from _file_pieces(_render(request, node, body.size), body)
 
 
+def body_bytes(request: OutgoingRequest) -> int:
+    body = request.body
+    if body is None:
+        return 0
+    return len(body) if isinstance(body, bytes) else body.size
+
+
 def _file_pieces(head: bytes, body: BodyFile) -> Generator[bytes, None, None]:
     file = DiskFile(body.path, os.O_RDONLY)
     try:

@@ -90,6 +90,7 @@ class Node:
     attempts: int = 0  # deliveries tried for the update at hand
     refused: int = 0  # updates given up on this node since it was added or told its position
     last_error: str = ""  # why the last check or delivery failed; empty after a success
+    slow: str = ""  # how slowly it takes the update that is being sent, if it does; shown as the last error meanwhile
     healthy: bool = False  # what the health checker thinks, whatever the state
     in_doubt: bool = False  # the update at hand was sent and its fate is not known
     doubt_until: int = 0  # updates up to this one may have been delivered by an earlier process, or worker

@@ -1,12 +1,14 @@
 """A small application in the test's own process: a node that does what the test tells it, and remembers what it got.
 
 Health checks ask for ``HEALTH`` and are answered apart. Every other request is kept in ``requests``, in the order in
-which their last byte came, and answered by what ``answers`` says. A node can go away and come back on the same port.
+which their last byte came, and answered by what ``answers`` says. A node can go away and come back on the same port,
+and take large bodies slowly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from gevent.greenlet import Greenlet
 from tests.support.processes import free_port
 
 HEALTH = "/healthy"
+DRIP_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class AppNode:
     checks: int = 0
     last_check: Seen | None = None
     connections: int = 0
+    drip_s: float = 0.0  # a pause after every ``DRIP_BYTES`` of a body
 
     def __post_init__(self) -> None:
         self._listener: socket.socket | None = None
@@ -136,7 +140,7 @@ class AppNode:
 
     def _serve(self, sock: socket.socket) -> None:
         with contextlib.suppress(ConnectionError, EOFError), sock, sock.makefile("rb") as stream:
-            while self._answer(sock, _read_request(stream)):
+            while self._answer(sock, self._read_request(stream)):
                 pass
 
     def _answer(self, sock: socket.socket, seen: Seen) -> bool:
@@ -155,29 +159,34 @@ class AppNode:
             self.applied.append(seen.sequence)
         return _send(sock, action, seen)
 
+    def _read_request(self, stream: io.BufferedReader) -> Seen:
+        line = stream.readline().decode("latin-1")
+        if not line:
+            raise EOFError
+        method, target, _ = line.split(" ")
+        headers: dict[str, str] = {}
+        while (line := stream.readline().decode("latin-1").strip()) != "":
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        return Seen(method, target, headers, self._read_body(stream, int(headers.get("content-length", "0"))))
+
+    def _read_body(self, stream: io.BufferedReader, length: int) -> bytes:
+        body = bytearray()
+        while len(body) < length:
+            data = stream.read(min(DRIP_BYTES, length - len(body)))
+            if not data:
+                raise EOFError
+            body += data
+            if self.drip_s:
+                gevent.sleep(self.drip_s)
+        return bytes(body)
+
     def _action_for(self, seen: Seen) -> Action:
         if seen.sequence and self.next_up:
             return self.next_up.popleft()
         if self.answers is not None:
             return self.answers(seen)
         return Reply(200, self.name.encode())
-
-
-def _read_request(stream: object) -> Seen:
-    readline: Callable[[], bytes] = stream.readline  # type: ignore[attr-defined]
-    line = readline().decode("latin-1")
-    if not line:
-        raise EOFError
-    method, target, _ = line.split(" ")
-    headers: dict[str, str] = {}
-    while (line := readline().decode("latin-1").strip()) != "":
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
-    length = int(headers.get("content-length", "0"))
-    body: bytes = stream.read(length)  # type: ignore[attr-defined]
-    if len(body) < length:
-        raise EOFError
-    return Seen(method, target, headers, body)
 
 
 def _send(sock: socket.socket, reply: Reply, seen: Seen) -> bool:

@@ -178,6 +178,7 @@ class ClientUnderTest:
         progress_timeout_s: float = 5.0,
         max_idle_s: float = 30.0,
         on_sent: Callable[[], None] | None = None,
+        on_slow: Callable[[str], None] | None = None,
         key: str = "node",
     ) -> Answer:
         return self.client.send(
@@ -188,6 +189,7 @@ class ClientUnderTest:
             progress_timeout_s=progress_timeout_s,
             max_idle_s=max_idle_s,
             on_sent=on_sent,
+            on_slow=on_slow,
         )
 
     def fetch(self, node: ScriptedNode, request: OutgoingRequest | None = None, **more: Any) -> tuple[int, bytes]:
