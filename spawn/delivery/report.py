@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+import gevent
+
 from spawn.delivery.fleet import Fleet
 from spawn.delivery.types import ActionTaken, NodeFate, QueueStatus, UpdateFate, UpdateStatus
-from spawn.errors import Pruned
+from spawn.errors import JournalSlow, Pruned
 from spawn.journal.base import Fate, Outcome
 from spawn.nodes.node import Node, NodeState
 
@@ -19,11 +21,15 @@ _STATUS_OF = {
     Outcome.UNKNOWN: UpdateStatus.UNKNOWN,
 }
 
+AGE_S = 2.0  # how long it may take to find out how old a backlog is
+AGE_PAUSE_S = 30.0  # when it took longer, nobody waits for it again for so long
+
 
 class Report:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._journal = fleet.journal
+        self._look_from_s = 0.0  # monotonic
 
     def queue(self, node: Node) -> QueueStatus:
         """How a node stands; an inactive one has no backlog, since nothing accumulates for it."""
@@ -64,9 +70,16 @@ class Report:
         )
 
     def _age_of(self, sequence: int) -> float:
+        """0 also where it cannot be told now: a row is shown all the same when the journal's disk hangs."""
+        if time.monotonic() < self._look_from_s:
+            return 0.0
         try:
-            fate = self._journal.fate(sequence)
+            with gevent.Timeout(AGE_S, JournalSlow("the journal's disk hangs")):
+                fate = self._journal.fate(sequence)
         except Pruned:
+            return 0.0
+        except JournalSlow:
+            self._look_from_s = time.monotonic() + AGE_PAUSE_S
             return 0.0
         return round(max(0.0, time.time() - fate.time_s), 3) if fate is not None else 0.0
 

@@ -95,6 +95,7 @@ class Worker:
         self._first = 0
         self._began = 0  # the first update of this worker
         self._declared = 0
+        self._settled = True  # what was declared has its outcome, durably
         self._waits_for_disk = False
         self._held_for = ""
         self._resumed = False
@@ -150,14 +151,15 @@ class Worker:
         while not self._stopping:
             try:
                 self._retries.carry_out()
+                if self._events.skips(self.node, self.node.position + 1):  # it need not be readable
+                    self._leave_out(self.node.position + 1)
+                    continue
                 entry = self._next()
                 if entry is not None:
                     self._waits_for_disk = False
                     self._deliver(entry)
             except (Pruned, JournalDamaged) as error:
-                log.critical("node %s cannot be given update %d: %s", self.node.name, self.node.position + 1, error)
-                self.node.out_of_sync = True
-                self._events.changed(self.node)
+                self._lose_place(error)
                 return
             except JournalSlow as error:  # met while an update is looked up, before it is sent (again)
                 if not self._waits_for_disk:
@@ -171,6 +173,20 @@ class Worker:
             except Exception:  # a node without a worker would get nothing until the next start
                 log.exception("an error in Spawn: a delivery to node %s failed; it is tried again", self.node.name)
                 self._begin_again(in_doubt=True)
+
+    def _lose_place(self, error: JournalError) -> None:
+        node, number = self.node, self.node.position + 1
+        log.critical(
+            "node %s cannot be given update %d and is out of sync: %s; copy the data of a node that has the update and "
+            'PUT /queues/%s/%d {"position": its position}',
+            node.name,
+            number,
+            error,
+            node.record.host,
+            node.record.port,
+        )
+        node.out_of_sync = True
+        self._events.changed(node)
 
     def _begin_again(self, in_doubt: bool) -> None:
         """After a pause, with the update at hand, which the node may have got already if that is ``in_doubt``."""
@@ -200,7 +216,7 @@ class Worker:
         self.node.attempts = 0
         while not self._stopping:
             if self._events.skips(self.node, entry.sequence):
-                self._leave_out(entry)
+                self._leave_out(entry.sequence)
                 return
             if entry.reference is None and entry.sequence <= self._board.forgotten:
                 entry = replace(entry, reference=self._journal.reference(entry.sequence))
@@ -218,6 +234,7 @@ class Worker:
             if self._retries:
                 self._retries.carry_out()
                 continue  # it may have taken long: look anew
+            trial.limits = self._settings.delivery  # a reload may have changed them
             verdict, wait_s = self._declare(entry, trial) or self._sender.attempt(entry, trial)
             if self._may_be_outage(entry, trial, patience, verdict):
                 verdict = Verdict.RETRY
@@ -260,8 +277,10 @@ class Worker:
 
         A declaration without an outcome, found by a new worker, is an unknown fate.
         """
-        if trial.method in IDEMPOTENT or self._settings.delivery.ambiguous == "resend":
+        if self._settings.delivery.ambiguous == "resend":
             return None
+        if trial.method in IDEMPOTENT:  # what was declared before has its outcome first, or a crash would doubt it
+            return None if self._settled or self._make_durable() else (Verdict.RETRY, None)
         first = 0
         if not trial.attempts:
             first = self._first
@@ -276,15 +295,18 @@ class Worker:
                     return trial.fate_unknown(self.node.healthy), None
         self._journal.record(self.node.id, entry.sequence, entry.sequence, Outcome.UNKNOWN)
         self._declared = entry.sequence
-        try:
-            declared = self._journal.flush(IDLE_S)
-        except JournalFull:
-            declared = False
-        if not declared:
+        if not self._make_durable():
             self._first = first or self._first  # all of this again; it was not sent
             return Verdict.RETRY, None
         self.node.resend = False
         return None
+
+    def _make_durable(self) -> bool:
+        try:
+            self._settled = self._journal.flush(IDLE_S)
+        except JournalFull:
+            self._settled = False
+        return self._settled
 
     def _take_back(self, entry: Entry) -> None:
         """It was surely not sent, or got its answer: a restart now must not take the declaration for a doubt."""
@@ -302,17 +324,17 @@ class Worker:
             self._counters.add("delivery.applied")
             if self.node.state is not NodeState.SERVING:
                 self._counters.add("delivery.caught-up")
-            self._finish(entry, None, took=self._sender.taken)
+            self._finish(entry.sequence, None, took=self._sender.taken)
         elif verdict is Verdict.REJECTED:
             self._counters.add("delivery.rejected")
-            self._finish(entry, None)
+            self._finish(entry.sequence, None)
         elif verdict is Verdict.DIVERGED:
             self._diverge(f"has applied update {entry.sequence}, which the others turned down")
-            self._finish(entry, None, took=True)
+            self._finish(entry.sequence, None, took=True)
         elif verdict is Verdict.SKIP:
             self._counters.add("delivery.skipped")
             self._diverge(f"may lack update {entry.sequence}: it gave no answer, and delivery.ambiguous is skip")
-            self._finish(entry, Outcome.SKIPPED)
+            self._finish(entry.sequence, Outcome.SKIPPED)
         elif verdict is Verdict.REFUSED:
             return self._refuse(entry)
         elif verdict is Verdict.HOLD:
@@ -336,32 +358,33 @@ class Worker:
 
     # -- its ends
 
-    def _finish(self, entry: Entry, outcome: Outcome | None, took: bool = False) -> None:
+    def _finish(self, sequence: int, outcome: Outcome | None, took: bool = False) -> None:
         """``took``: the node has taken it, not only agreed with others who turned it down."""
         node = self.node
-        # Of an earlier worker, or before a reload, there may be a declaration.
-        if outcome is not None or self._settings.delivery.ambiguous != "resend" or entry.sequence == self._began:
-            self._journal.record(node.id, entry.sequence, entry.sequence, outcome)
+        declared = self._declared == sequence or sequence == self._began  # an earlier worker may have done so
+        if outcome is not None or declared:
+            self._journal.record(node.id, sequence, sequence, outcome)
+            self._settled = False
         if took:
             node.in_row.clear()
         node.resend = False
         if node.held:
             node.held = False
-            log.info("node %s is no longer held and goes on at update %d", node.name, entry.sequence + 1)
+            log.info("node %s is no longer held and goes on at update %d", node.name, sequence + 1)
             self._events.changed(node)
         node.attempts = 0
         node.in_doubt = False
-        node.position = entry.sequence
+        node.position = sequence
         self._backoff.reset()
-        self._journal.advance(node.id, entry.sequence)
+        self._journal.advance(node.id, sequence)
         if outcome is not None:
-            self._board.look_again(entry.sequence)  # this node will not answer
+            self._board.look_again(sequence)  # this node will not answer
         self._events.advanced(node)
 
-    def _leave_out(self, entry: Entry) -> None:
+    def _leave_out(self, sequence: int) -> None:
         """An operator has taken it out of the queue; said, recorded and flagged then."""
         self._counters.add("delivery.skipped")
-        self._finish(entry, Outcome.SKIPPED)
+        self._finish(sequence, Outcome.SKIPPED)
 
     def _pass_over(self, entry: Entry) -> None:
         """Its client was told that it failed: a node that has not seen it never gets it."""
@@ -369,7 +392,7 @@ class Worker:
             self._diverge(f"may have applied update {entry.sequence}, which failed on the others")
         doubtful = self.node.in_doubt or entry.sequence <= self.node.doubt_until
         self._counters.add("delivery.passed-over")
-        self._finish(entry, Outcome.UNKNOWN if doubtful else None)
+        self._finish(entry.sequence, Outcome.UNKNOWN if doubtful else None)
 
     def _refuse(self, entry: Entry) -> bool:
         """The node will not take this update. Go on without it, unless it refuses everything."""
@@ -413,14 +436,14 @@ class Worker:
             log.error("node %s %s; it goes on without it", node.name, what)
             self._events.flagged(node, entry.sequence)
             self._store_flags()
-        self._finish(entry, Outcome.REFUSED)
+        self._finish(entry.sequence, Outcome.REFUSED)
 
     def _give_up_with_all(self, entry: Entry) -> None:
         self.node.refused += 1
         self._counters.add("delivery.refused-by-all")
         if self.node.in_doubt:
             self._diverge(f"gave no answer to update {entry.sequence}, which no node took; it may have applied it")
-        self._finish(entry, Outcome.UNKNOWN if self.node.in_doubt else Outcome.REFUSED)
+        self._finish(entry.sequence, Outcome.UNKNOWN if self.node.in_doubt else Outcome.REFUSED)
 
     def vindicate(self, sequence: int, by_all: bool) -> None:
         """No other node takes that update either: it says nothing about this one. ``by_all``: it is not sent again."""

@@ -149,6 +149,10 @@ class Journal(Protocol):
         """The first sequence whose entry can still be read; ``head + 1`` when none can."""
 
     @property
+    def records_tail(self) -> int:
+        """The first sequence whose record is kept; records go after their entries, and the newest one stays."""
+
+    @property
     def broken(self) -> bool: ...
 
     def start(self, publish: Publish, on_broken: Callable[[str], None]) -> None: ...
@@ -233,10 +237,11 @@ class Journal(Protocol):
     def forget(self, consumer: str) -> None:
         """Remove a consumer and its position, durable on return. Its outcomes stay. Raises as ``set_position``."""
 
-    def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
+    def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int | None:
         """One small step of pruning, at most ``limit`` of each kind; 0 when nothing is left to do, else how many.
 
-        What is queued becomes durable first, so ``entries_upto`` may be taken from ``positions``.
+        What is queued becomes durable first, so ``entries_upto`` may be taken from ``positions``. None: a backup came
+        first, and was waited for at most some seconds; ask again, with what is true now.
 
         Entries (bodies, heads) up to ``entries_upto`` go that are older than ``entries_before_s``; their records
         (time, method, path, reference, outcomes) stay until they are older than ``records_before_s``. Updates that a

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from spawn.errors import JournalDamaged, JournalFull
+from spawn.errors import JournalDamaged, JournalError, JournalFull
 from spawn.journal import schema
 from spawn.journal.accounting import entry_bytes, path_of, record_bytes
 from spawn.journal.base import MAX_ACTIONS, Action, Body, Entry, FileBody, NewUpdate, Outcome, Range
@@ -144,7 +144,8 @@ class Database:
 
     @property
     def _db(self) -> sqlite3.Connection:
-        assert self._connection is not None, "open() comes first"
+        if self._connection is None:  # somebody asked just before it stopped
+            raise JournalError("the journal is not running")
         return self._connection
 
     def open(self, restored: bool = False, now_us: int = 0) -> schema.Opened:
@@ -292,13 +293,24 @@ class Database:
     def page(self, after: int, upto: int, max_bytes: int, at_least: int) -> list[Stored]:
         """Entries ``after + 1 … upto`` within ``max_bytes``, ``at_least`` so many. Raises ``JournalDamaged``.
 
-        Ends before a gap: an entry that was pruned meanwhile or is lost, the caller knows which.
+        Ends before a damaged one, if that is not the first, and before a gap: an entry that was pruned meanwhile or is
+        lost, the caller knows which.
         """
         with self._reading():
             packed: str = schema.scalar(self._db, SELECT_PAGE, after, upto, at_least, max_bytes)
             rows = msgspec.json.decode(packed, type=list[_Row])
         rows.sort(key=lambda row: row.sequence)
-        return [self._stored(row) for place, row in enumerate(rows, after + 1) if row.sequence == place]
+        found: list[Stored] = []
+        for place, row in enumerate(rows, after + 1):
+            if row.sequence != place:
+                break
+            try:
+                found.append(self._stored(row))
+            except JournalDamaged:
+                if not found:
+                    raise
+                break
+        return found
 
     def entry(self, sequence: int) -> Stored | None:
         """One entry, wherever it is."""
@@ -313,7 +325,7 @@ class Database:
         if checksum(row.sequence, method, target, head, inline, key) != row.crc or not record_is_intact(
             self._unchecked, *record
         ):
-            raise schema.damaged(self._path, f"update {row.sequence} is not what was written")
+            raise schema.damaged(self._path, f"update {row.sequence} is not what was written", remedy="")
         body: Body = inline
         file = None
         if row.file is not None:

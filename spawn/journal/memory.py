@@ -80,6 +80,10 @@ class MemoryJournal:
         return self._tail
 
     @property
+    def records_tail(self) -> int:
+        return self._records_tail
+
+    @property
     def broken(self) -> bool:
         return False
 

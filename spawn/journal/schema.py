@@ -114,10 +114,10 @@ class Opened(NamedTuple):
     files: list[tuple[int, str, int]]  # sequence, name, size of every body file
 
 
-def damaged(path: str, what: str) -> JournalDamaged:
-    """One line; ``what`` may quote what was found in the file."""
+def damaged(path: str, what: str, remedy: str = "; restore it from a backup, or move it away") -> JournalDamaged:
+    """One line; ``what`` may quote what was found in the file. Where it runs, whoever meets it knows the remedy."""
     what = "".join(c if c.isprintable() else "?" for c in " ".join(what.split()))[:300]
-    return JournalDamaged(f"the journal {path} is damaged: {what}; restore it from a backup, or move it away")
+    return JournalDamaged(f"the journal {path} is damaged: {what}{remedy}")
 
 
 def connect(path: str) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow, Pruned, StateError
+from spawn.errors import JournalBroken, JournalDamaged, JournalError, JournalFull, JournalSlow, Pruned, StateError
 from spawn.journal.accounting import Budget
 from spawn.journal.backup import BackupRun
 from spawn.journal.base import (
@@ -89,8 +89,6 @@ class SqliteJournal:
         self._tail = self._records_tail = 1
         self._positions: dict[str, int] = {}
         self._backup: BackupRun | None = None  # that is under way
-        self._old_head = 0  # body files up to this one were written before this start: verified at their first read
-        self._verified: set[str] = set()
         self._restored_us = 0  # what was in a restored journal is as old as that start, at most
         self._deleting = BoundedSemaphore(1)  # body files of one step at a time, in the order of their entries
         self._running = False
@@ -109,6 +107,10 @@ class SqliteJournal:
     @property
     def tail(self) -> int:
         return self._tail
+
+    @property
+    def records_tail(self) -> int:
+        return self._records_tail
 
     @property
     def broken(self) -> bool:
@@ -159,7 +161,6 @@ class SqliteJournal:
         self._uuid = opened.uuid
         self._tail, self._records_tail = opened.tail, opened.records_tail
         self._positions = dict(opened.positions)
-        self._old_head = opened.head
         self._restored_us = opened.restored_us
         self._stamps.load(opened.time_us)
         self._last_action = opened.last_action
@@ -302,7 +303,12 @@ class SqliteJournal:
             upto = min(self.head, after + min(max_entries - len(found), PAGE_ENTRIES))
             if after >= upto:
                 return found
-            page = self._page(after, upto, min(max_bytes, PAGE_BYTES), at_least=0 if found else 1)
+            try:
+                page = self._page(after, upto, min(max_bytes, PAGE_BYTES), at_least=0 if found else 1)
+            except JournalDamaged:
+                if not found:
+                    raise
+                return found  # what is before the damage
             if not page and found:
                 return found
             found += [self._current(stored.entry) for stored in page]
@@ -312,17 +318,23 @@ class SqliteJournal:
     def _page(self, after: int, upto: int, max_bytes: int, at_least: int) -> list[Stored]:
         page = self._look(self._database.page, after, upto, max_bytes, at_least)
         if len(page) < at_least and after + 1 >= self._tail:
-            raise damaged(self._path, f"update {after + 1} is missing")
+            raise damaged(self._path, f"update {after + 1} is missing", remedy="")
         return self._with_intact_bodies(page)
 
     def _with_intact_bodies(self, page: list[Stored]) -> list[Stored]:
-        """Verify body files that an earlier process wrote, once each; cuts the page when that was a lot of work."""
+        """Verify body files; cuts the page before a damaged one, and when that was a lot of work."""
         read_bytes = 0
         for count, (entry, file) in enumerate(page, 1):
-            if file is None or entry.sequence > self._old_head or file.name in self._verified:
+            if file is None:
                 continue
-            self._files.call(self._bodies.verify, *file)
-            self._verified.add(file.name)
+            try:
+                self._files.call(self._bodies.verify, *file)
+            except JournalDamaged:
+                if count > 1:
+                    return page[: count - 1]
+                if self._look(self._database.entry, entry.sequence) is None:
+                    raise Pruned(f"update {entry.sequence} is no longer kept") from None
+                raise
             read_bytes += file.size
             if read_bytes >= VERIFY_BYTES:
                 return page[:count]
@@ -336,7 +348,7 @@ class SqliteJournal:
         if stored is not None:
             return self._current(self._with_intact_bodies([stored])[0].entry)
         if sequence >= self._tail:
-            raise damaged(self._path, f"update {sequence} is missing")
+            raise damaged(self._path, f"update {sequence} is missing", remedy="")
         raise Pruned(f"update {sequence} is no longer kept")
 
     def reference(self, sequence: int) -> int | None:
@@ -411,22 +423,22 @@ class SqliteJournal:
 
     # --- pruning
 
-    def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int:
+    def prune(self, entries_upto: int, entries_before_s: float, records_before_s: float, limit: int) -> int | None:
+        self._check()
+        if self._backup is not None:  # by its end nodes may have been given other places
+            self._backup.over.wait(BACKUP_WAIT_S)
+            return None
         entries_us, records_us = microseconds(entries_before_s), microseconds(records_before_s)
         if entries_us <= self._restored_us:
             entries_upto = 0
-        while True:
-            self._check()
-            if self._backup is not None and not self._backup.over.wait(BACKUP_WAIT_S):
-                return 0
-            self._check()
-            ages = self._stamps.ages(entries_us), self._stamps.ages(records_us)
-            bounds = Bounds(entries_upto, *ages, self.head, limit)
-            done: tuple[int, gevent.Greenlet[..., None]] | None = self._committer.run(partial(self._prune, bounds))
-            if done is not None:
-                gone, deleting = done
-                deleting.join()
-                return gone
+        ages = self._stamps.ages(entries_us), self._stamps.ages(records_us)
+        bounds = Bounds(entries_upto, *ages, self.head, limit)
+        done: tuple[int, gevent.Greenlet[..., None]] | None = self._committer.run(partial(self._prune, bounds))
+        if done is None:
+            return None
+        gone, deleting = done
+        deleting.join()
+        return gone
 
     def _prune(self, bounds: Bounds) -> tuple[int, gevent.Greenlet[..., None]] | None:
         """On the committer's greenlet: between two commits, and not cut in half when the caller is killed."""
@@ -436,7 +448,6 @@ class SqliteJournal:
             step = self._prune_as_it_fits(Pruning(self._tail, self._records_tail), bounds)
             self._tail, self._records_tail = step.tail, step.records_tail
         self._budget.release(step.freed)
-        self._verified.difference_update(step.files)
         return step.gone, gevent.spawn(self._delete_bodies, step.files)  # no commit waits for that
 
     def _delete_bodies(self, names: list[str]) -> None:

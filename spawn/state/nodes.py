@@ -10,12 +10,14 @@ import contextlib
 import os
 import zlib
 
+import gevent
 import msgspec
 from gevent.threadpool import ThreadPool
 
 from spawn.errors import StateError
 
 VERSION = 1
+SAVE_S = 5.0  # a disk that has not written so little by then hangs
 
 
 class StoredNode(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -86,12 +88,17 @@ class NodeStore:
         )
 
     def save(self, stored: Stored) -> None:
-        """Durable on return; blocks only the calling greenlet. ``StateError``: the old file still stands."""
+        """Durable on return; blocks only the calling greenlet. ``StateError``: the old file still stands.
+
+        So it says too of a disk that hangs, which may write the new one later.
+        """
         stored = msgspec.structs.replace(stored, checksum=_checksum(msgspec.json.encode(stored)))
         data = msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n"
         if self._pool is None:
             self._pool = ThreadPool(1, idle_task_timeout=5)
-        failure = self._pool.spawn(_replace_caught, self.path, data).get()
+        hangs = StateError(f"cannot save {self.path}: the disk has not finished within {SAVE_S:g} s")
+        with gevent.Timeout(SAVE_S, hangs):
+            failure = self._pool.spawn(_replace_caught, self.path, data).get()
         if failure is not None:
             raise StateError(f"cannot save {self.path}: {failure.strerror or failure}")
 

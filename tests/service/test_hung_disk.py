@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from spawn.delivery import worker
+from spawn.delivery import report, worker
 from spawn.journal import sqlite
 from spawn.journal.base import Outcome
 from spawn.nodes.node import NodeState
+from spawn.state import nodes as nodes_file
 from tests.support.inprocess import Cluster, until
 from tests.support.node import AppNode
 
@@ -24,6 +25,8 @@ from tests.support.node import AppNode
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "LOOK_S", 0.3)
+    monkeypatch.setattr(report, "AGE_S", 0.2)
+    monkeypatch.setattr(nodes_file, "SAVE_S", 0.3)
     monkeypatch.setattr(worker, "FAULT_PAUSE_S", 0.05)
 
 
@@ -64,6 +67,8 @@ def test_a_backlog_that_cannot_be_read_now_is_delivered_when_it_can(
             # Then whoever asks for what is on it is told as well
             got = cluster.api("GET", "/updates/1")
             assert (got.status, "has not finished anything" in got.body.decode()) == (503, True)
+            # And the queue is shown all the same
+            assert cluster.queue(b)["backlog"] == 3
             assert b.updates == []
         # When it goes on, then the node gets all, once and in order, and nothing else is wrong with it
         cluster.until_applied(3)
@@ -110,3 +115,39 @@ def test_what_was_declared_and_not_answered_stays_in_doubt_when_the_disk_hangs(
         # Then it is held all the same
         until(lambda: node.held, "b is held")
         assert [seen.sequence for seen in b.updates] == [1]
+
+
+def test_nodes_that_cannot_be_stored_keep_neither_operators_nor_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [AppNode("a"), AppNode("b")]
+    release, real = threading.Event(), nodes_file._replace
+
+    def slow(path: str, data: bytes) -> None:
+        release.wait(20)
+        real(path, data)
+
+    with Cluster(tmp_path, nodes) as cluster, monkeypatch.context() as patched:
+        cluster.post()
+        cluster.until_applied(1)
+        patched.setattr(nodes_file, "_replace", slow)
+        try:
+            got = cluster.api("PUT", f"/nodes/127.0.0.1/{nodes[1].port}", {"priority": 7})
+            assert (got.status, "has not finished" in got.body.decode()) == (503, True)
+            cluster.service.stop(2.0)
+        finally:
+            release.set()
+    assert "the states of the nodes cannot be stored" in caplog.text
+
+
+def test_who_asks_while_spawn_stops_meets_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [AppNode("a"), AppNode("b")]
+    with Cluster(tmp_path, nodes) as cluster:
+        b = nodes[1]
+        cluster.change(b, maintenance=True)
+        cluster.post()
+        # If the journal has ended between two steps of an answer to an operator
+        cluster.service._journal._database.close()  # type: ignore[attr-defined]
+        got = cluster.api("GET", "/updates/1")
+        assert (got.status, "not running" in got.body.decode()) == (503, True)
+    assert "a fault of Spawn" not in caplog.text

@@ -292,6 +292,57 @@ def test_what_was_about_to_be_sent_is_known_after_a_crash(tmp_path: Path, choice
             assert len(node.updates) == seen_before  # neither is sent again
 
 
+@pytest.mark.parametrize("choice", ["hold", "skip"])
+def test_what_was_declared_and_answered_is_not_doubted_after_a_crash(tmp_path: Path, choice: str) -> None:
+    """Also where the next update is one that needs no declaration."""
+    node = AppNode()
+    images = tmp_path / "images"
+    with Cluster(tmp_path, [node], delivery={"ambiguous": choice}) as cluster:
+        node.answers = crash_image(cluster, images)
+        cluster.change(node, maintenance=True)  # so that no commit comes between the two
+        assert cluster.post().status == 202
+        assert fetch(cluster.port, "PUT", "/items/1", b"x").status == 202
+        cluster.change(node, maintenance=False)
+        cluster.until_applied(2)
+        cluster.service.stop(2.0)
+        node.answers = None
+        with after_a_crash(cluster, images / "2") as service:  # number 1 was answered, number 2 was being sent
+            live = service._registry.nodes[0]
+            until(lambda: live.position == 2, "number 2 is sent again")
+            assert (live.held, live.diverged) == (False, False)
+    assert [seen.sequence for seen in node.updates] == [1, 2, 2]
+
+
+def test_a_reload_reaches_the_update_in_hand(tmp_path: Path, quick: None) -> None:
+    nodes = two()
+    nodes[1].answers = lambda seen: Cut() if seen.sequence else Reply(200)
+    with Cluster(tmp_path, nodes, delivery={"ambiguous": "resend"}) as cluster:
+        b = nodes[1]
+        cluster.post()
+        until(lambda: len(b.updates) > 2, "it is sent again and again")
+        settings = cluster.service._worker_settings
+        settings.delivery = msgspec.structs.replace(settings.delivery, ambiguous="hold")
+        until(lambda: cluster.live(b).held, "it is held")
+
+
+def test_what_was_declared_is_applied_also_after_a_reload_that_declares_no_more(tmp_path: Path) -> None:
+    nodes = two()
+    with Cluster(tmp_path, nodes, delivery={"ambiguous": "hold"}) as cluster:
+        cluster.post()
+        cluster.until_applied(1)
+        settings = cluster.service._worker_settings
+
+        def reload_amid(seen: Seen) -> Reply:
+            settings.delivery = msgspec.structs.replace(settings.delivery, ambiguous="resend")
+            return Reply(200)
+
+        for node in nodes:
+            node.answers = reload_amid
+        cluster.post()
+        cluster.until_applied(2)
+        assert [each["status"] for each in cluster.fate(2)["nodes"]] == ["applied", "applied"]
+
+
 def test_without_a_choice_it_is_sent_again_with_the_same_key(tmp_path: Path) -> None:
     node = AppNode()
     images = tmp_path / "images"

@@ -18,7 +18,7 @@ import gevent
 import pytest
 
 from spawn.errors import JournalDamaged, Pruned, StateError
-from spawn.journal.base import FileBody, Outcome
+from spawn.journal.base import Entry, FileBody, Outcome
 from spawn.journal.mark import PERIOD_S
 from spawn.journal.sqlite import SqliteJournal
 from tests.support import damage
@@ -43,7 +43,9 @@ class Contents:
 
 
 def contents(journal: SqliteJournal) -> Contents:
-    found = journal.read(journal.tail - 1, 10_000, 1 << 30)
+    found: list[Entry] = []
+    while journal.tail + len(found) <= journal.head:  # a read ends before what is damaged
+        found += journal.read(journal.tail - 1 + len(found), 10_000, 1 << 30)
     updates: list[tuple[object, ...]] = [
         (e.sequence, e.time_s, e.method, e.target, e.head, e.key, e.reference, _bytes_of(e.body)) for e in found
     ]

@@ -249,7 +249,8 @@ def test_a_flipped_bit_in_an_entry_is_said_when_it_is_read(under: JournalUnderTe
     database(under).write_bytes(data.replace(b"precious content", b"precious contenu", 1))
     under.start()
     with pytest.raises(JournalDamaged, match=r"update \d is not what was written"):
-        under.journal.read(0, 3, MIB)
+        for before in range(3):
+            under.journal.read(before, 1, MIB)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +309,25 @@ def test_a_flipped_bit_in_a_body_file_is_said_when_it_is_read(under: JournalUnde
     under.start()
     with pytest.raises(JournalDamaged, match="is not what was written"):
         under.journal.read(0, 1, MIB)
+
+
+def test_what_is_before_the_damage_can_be_read(under: JournalUnderTest) -> None:
+    under.append(6)
+    under.journal.append(update(7, under.spooled(b"x" * 300_000)))
+    under.append(1)
+    edit(under, "UPDATE entries SET body = x'00' WHERE sequence = 4")
+    (path,) = (under.directory / "bodies").iterdir()
+    journal = under.start()
+    assert [entry.sequence for entry in journal.read(0, 100, MIB)] == [1, 2, 3]
+    with pytest.raises(JournalDamaged, match=r"update 4 is not what was written$"):
+        journal.read(3, 100, MIB)
+    # Also where a body file was damaged while its journal ran
+    path.write_bytes(b"y" + path.read_bytes()[1:])
+    assert [entry.sequence for entry in journal.read(4, 100, MIB)] == [5, 6]
+    for call in (lambda: journal.read(6, 100, MIB), lambda: journal.entry(7)):
+        with pytest.raises(JournalDamaged, match="is not what was written"):
+            call()
+    assert [entry.sequence for entry in journal.read(7, 100, MIB)] == [8]
 
 
 def test_bodies_without_their_database_are_not_swept(under: JournalUnderTest) -> None:

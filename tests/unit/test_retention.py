@@ -10,6 +10,7 @@ import pytest
 from spawn.delivery import retention as retention_module
 from spawn.delivery.retention import Retention
 from spawn.errors import JournalFull, Pruned
+from spawn.journal.base import Outcome
 from spawn.nodes.node import NodeEvent
 from tests.support.fleets import FleetUnderTest
 from tests.support.inprocess import until
@@ -102,8 +103,55 @@ def test_a_node_that_is_just_a_little_slower_is_not(made: FleetUnderTest, retent
     made.deliver(1)
     made.deliver(2, 4)
     assert retention.make_room(more_than_fits(made))  # the first four
+    assert retention.make_room(more_than_fits(made))  # their records
     assert not retention.make_room(more_than_fits(made))
     assert not made.node(2).out_of_sync
+
+
+def test_what_is_kept_for_retries_and_history_is_kept_within_the_limit(
+    made: FleetUnderTest, retention: Retention, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else one node that refuses large bodies would stop all updates until ``journal.retain`` is over."""
+    made.append(5)
+    made.journal.record(made.node(2).id, 1, 3, Outcome.REFUSED)
+    made.deliver(1)
+    made.deliver(2)
+    retention.prune()
+    assert made.journal.entry(1) is not None
+    # If the journal is full, then records go, the oldest first, and what was kept for retries with them
+    assert retention.make_room(more_than_fits(made))
+    with pytest.raises(Pruned):
+        made.journal.entry(1)
+    assert not made.node(2).out_of_sync
+    assert retention.make_room(made.journal.usage().max_bytes - made.journal.usage().used_bytes)
+    assert [record.levelname for record in caplog.records if "the journal is full" in record.message] == ["ERROR"]
+    # And that is said anew once there was room again
+    retention.prune()
+    made.append(5)
+    made.deliver(1)
+    made.deliver(2)
+    assert retention.make_room(more_than_fits(made))
+    while retention.make_room(more_than_fits(made)):
+        pass
+    assert caplog.text.count("the journal is full") == 2
+
+
+def test_what_is_only_announced_takes_nothing(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    made.put(3, active=True)  # out of sync, and may still be given any position
+    made.deliver(1)
+    made.deliver(2)
+    assert retention.could_make_room(more_than_fits(made))
+    assert made.journal.tail == 1
+    assert retention.make_room(more_than_fits(made))
+    assert made.journal.tail == 6
+
+
+def test_what_cannot_be_made_is_known_before(made: FleetUnderTest, retention: Retention) -> None:
+    made.append(5)
+    for port in (1, 2):
+        made.fleet.on_health(made.node(port), NodeEvent.FAIL)
+    assert not retention.could_make_room(more_than_fits(made))
 
 
 def test_nobody_is_given_up_when_nobody_has_everything(made: FleetUnderTest, retention: Retention) -> None:
