@@ -56,6 +56,11 @@ def reopen() -> None:
             logging.getLogger(NAME).error("%s; the log goes on in the old file", error)
 
 
+def is_elsewhere() -> bool:
+    """Whether the log goes to a file that is not what standard error is too: what is said there is not in the log."""
+    return any(handler.is_elsewhere() for handler in _handlers())
+
+
 def close() -> None:
     """Undo ``setup``."""
     logger = logging.getLogger(NAME)
@@ -129,6 +134,14 @@ class _Handler(logging.Handler):
         super().close()
         if self._file is not None:
             self._file.close()
+
+    def is_elsewhere(self) -> bool:
+        if self._file is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), os.fstat(sys.stderr.fileno()))
+        except (OSError, ValueError, AttributeError):  # there is no standard error, or none with a descriptor
+            return True
 
     def _write(self, line: str) -> None:
         if self._file is None:

@@ -6,17 +6,21 @@ configuration, 1 for what cannot be done or started. Nothing here imports gevent
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 import spawn
+from spawn import log as spawn_log
 from spawn.config import load
 from spawn.errors import ConfigError, StartError
 from spawnctl import control, foreground, places, rehearsal, usage
 from spawnctl.foreground import Plan
 from spawnctl.unit import Machine
 from spawnctl.usage import CommandLine, UsageError
+
+log = logging.getLogger("spawn.service")
 
 VERSION = f"Spawn Sync Service {spawn.__version__} {spawn.__date__}"
 CANCELLED = 130  # what a shell shows for a command that Ctrl-C ended
@@ -31,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _complain(error.faults, 2)
     except StartError as error:
+        if spawn_log.is_elsewhere():
+            log.critical("the service did not start: %s", error)
         return _complain([str(error)], 1)
     except KeyboardInterrupt:
         return CANCELLED

@@ -17,6 +17,7 @@ from typing import TextIO
 from spawn.config import Config, default_state_dir, load
 from spawn.config.load import SEARCH
 from spawn.errors import ConfigError, StartError
+from spawn.state.directory import StateDirectory
 from spawnctl import foreground, process, unit, usage
 from spawnctl.foreground import Plan
 from spawnctl.process import DaemonError, PidFile
@@ -99,6 +100,8 @@ def _start(machine: Machine, restored: bool) -> None:
         machine.need_root()
     plan = dataclasses.replace(_plan(machine), restored=restored)
     pid_file = _pid_file(machine, plan.state_dir)
+    if restored:
+        StateDirectory(str(plan.state_dir)).require()  # before the directory is made, or the log file in it
     with suppress(OSError):  # the service says what is wrong with it
         plan.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a pid file in it makes it less private
 

@@ -35,9 +35,9 @@ class BodyFiles:
         self.spool = os.path.join(directory, "spool")
 
     def make(self) -> None:
-        """Make both directories."""
+        """Make both directories. Raises ``StateError``."""
         for path in (self.bodies, self.spool):
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            make_directory(path)
 
     def empty_spool(self) -> None:
         """What lies there at start was never accepted."""
@@ -174,8 +174,12 @@ class Ballast:
 
 
 def make_directory(path: str) -> None:
-    """The journal's own directory. Raises ``StateError`` in one line."""
+    """The journal's own directory, or one in it. Raises ``StateError`` in one line."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
+    except FileExistsError:
+        raise StateError(
+            f"cannot make the journal's directory {path}: what is there is no directory; move it away"
+        ) from None
     except OSError as error:
         raise StateError(f"cannot make the journal's directory {path}: {error.strerror}") from None

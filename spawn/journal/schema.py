@@ -122,7 +122,10 @@ def damaged(path: str, what: str, remedy: str = "; restore it from a backup, or 
 
 def connect(path: str) -> sqlite3.Connection:
     """The one connection. The file is made first, so that it (and with it the WAL) is nobody else's to read."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except IsADirectoryError:
+        raise StateError(f"cannot use the journal {path}: it is a directory; move it away") from None
     os.chmod(path, 0o600)
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
 

@@ -100,6 +100,7 @@ class Service:
         self._broken = ""
         self._changing = RLock()
         self._built = False
+        self._in_flight = 0  # requests of clients
 
     # -- what an owner sees
 
@@ -149,6 +150,8 @@ class Service:
 
     def _start(self) -> None:
         config = self.config
+        if self._restored:
+            self._check_restorable()
         self._state.open()  # first: the lock says that everything in it is ours
         self._build(config)
         self._built = True
@@ -171,6 +174,12 @@ class Service:
         self.phase = "serving"
         self._fleet.announce()
         self._announce()
+
+    def _check_restorable(self) -> None:
+        """Before anything is made."""
+        if self.config.journal.durability == "none":
+            raise StartError('--restored is for a journal on disk, and "journal.durability" is "none"')
+        self._state.require()
 
     def _build(self, config: Config) -> None:
         """Bottom up, as in the order of imports. Nothing here starts anything."""
@@ -212,8 +221,6 @@ class Service:
 
     def _make_journal(self, config: Config) -> Journal:
         if config.journal.durability == "none":
-            if self._restored:
-                raise StartError('--restored is for a journal on disk, and "journal.durability" is "none"')
             return MemoryJournal(config.journal.max_bytes, self._state.spool_path)
         return SqliteJournal(self._state.journal_path, config.journal.max_bytes, restored=self._restored)
 
@@ -296,12 +303,14 @@ class Service:
     def _handle_proxy(self, request: Request, response: ResponseWriter) -> None:
         started = time.monotonic()
         fault = 0  # the status of an answer that the server will give
+        self._in_flight += 1
         try:
             self._proxy(request, response)
         except ProtocolError as error:
             fault = error.status
             raise
         finally:
+            self._in_flight -= 1
             if self.config.log.access:
                 log_access(request, response.status or fault, time.monotonic() - started)
 
@@ -404,7 +413,8 @@ class Service:
         def left_s(share: float = 1.0) -> float:
             return max(0.1, (end - time.monotonic()) * share)
 
-        log.info("requests in flight have %.0f s to end", left_s(0.7))
+        if self._in_flight:
+            log.info("requests in flight: %d; they have %.0f s to end", self._in_flight, left_s(0.7))
         self._proxy_server.stop(left_s(0.7))  # no new work; requests in flight still need workers and journal
         self._checker.stop()
         self._fleet.stop(left_s(0.6))  # between updates; what is in flight may finish

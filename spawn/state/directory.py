@@ -56,6 +56,14 @@ class StateDirectory:
             self.close()
             raise
 
+    def require(self) -> None:
+        """For what only makes sense where there is a state: a mistyped path must not be made. Raises ``StateError``."""
+        if not os.path.isdir(self.path):
+            raise StateError(
+                f"there is nothing to start as restored: the state directory {self.path} does not exist; give the one "
+                "that holds the backup with --state-dir"
+            )
+
     def close(self) -> None:
         """Give the lock up; may be called twice."""
         lock, self._lock = self._lock, None
@@ -122,4 +130,5 @@ class StateDirectory:
             return f"{where} cannot be used, its disk is full: make room, or give another one with --state-dir"
         if code in (errno.ENOTDIR, errno.EEXIST):
             return f"{where} is not a directory: give another one with --state-dir"
-        return f"{where} cannot be used: {error.strerror or error}"
+        at = f"{error.filename}: " if error.filename not in (None, self.path) else ""
+        return f"{where} cannot be used: {at}{error.strerror or error}"

@@ -135,6 +135,27 @@ def test_damaged_records_of_nodes(processes: Processes) -> None:
     assert_one_line(lines, str(spawn.state_dir))
 
 
+@pytest.mark.parametrize("which", ["nodes.json", "journal/journal.db"])
+def test_the_log_file_has_the_reason_too(processes: Processes, which: str) -> None:
+    log = processes.directory / "spawn.log"
+    spawn = Spawn(processes, [free_port()], {"log": {"file": str(log)}}).start()
+    assert spawn.stop() == 0
+    log.write_text("", "utf-8")
+    all_garbage(spawn.state_dir / which)
+    code, lines = start(processes, spawn)
+    assert code == 1
+    assert_one_line(lines, which, "damaged")
+    (logged,) = log.read_text("utf-8").splitlines()
+    assert logged.endswith(f" CRITICAL the service did not start: {lines[0]}")
+
+
+def test_a_log_that_is_standard_error_has_it_once(processes: Processes) -> None:
+    spawn = Spawn(processes, [], {"log": {"file": "/dev/stderr"}, "host": "192.0.2.1"})
+    code, lines = start(processes, spawn)
+    assert code == 1
+    assert_one_line(lines, "192.0.2.1")
+
+
 def test_every_fault_of_a_file_is_told_in_one_go(processes: Processes) -> None:
     path = processes.directory / "faulty.conf"
     node = {"host": "127.0.0.1", "port": 70_000}

@@ -57,6 +57,15 @@ def test_restored_is_for_one_start_in_the_foreground_or_the_background() -> None
     assert parse(["--restored", "--port=7"], "").as_options() == ["--port=7"], "it is never installed"
 
 
+@pytest.mark.parametrize("words", [["--restored"], ["start", "--restored"]])
+def test_restored_makes_no_directory_where_there_was_none(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "spawn.conf").write_text(json.dumps({"state-dir": str(tmp_path / "mistyped")}))
+    done = spawnctl(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"nothing to start as restored: the state directory {tmp_path / 'mistyped'} does not exist" in done.stderr
+    assert not (tmp_path / "mistyped").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -117,6 +117,21 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
     assert captured.out == ""
 
 
+def test_a_file_is_elsewhere_unless_it_is_standard_error_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not log.is_elsewhere(), "nothing is set up"
+    log.setup("info", "text", "")
+    assert not log.is_elsewhere()
+    log.setup("info", "text", str(tmp_path / "x.log"))
+    assert log.is_elsewhere()
+    with (tmp_path / "x.log").open("a") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert not log.is_elsewhere()
+    monkeypatch.setattr(sys, "stderr", None)
+    assert log.is_elsewhere()
+
+
 def test_standard_error_being_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     log.setup("info", "text", "")
     monkeypatch.setattr(sys, "stderr", None)
