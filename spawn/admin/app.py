@@ -21,7 +21,7 @@ from spawn.admin.listing import Page, pages
 from spawn.admin.nodes import HostNodes, Nodes, OneNode
 from spawn.admin.openapi import Document, document
 from spawn.admin.queues import ClearDiverged, HostQueues, OneQueue, QueuedUpdate, Queues, Resume, Retry
-from spawn.admin.rendering import Failure, no_records, reply_bare, reply_failure, shown
+from spawn.admin.rendering import Failure, reply_bare, reply_failure, shown
 from spawn.admin.settings import AdminSettings
 from spawn.admin.updates import OneUpdate
 from spawn.delivery.types import (
@@ -97,7 +97,7 @@ def _on_failure(req: falcon.Request, resp: falcon.Response, failure: Failure, pa
 def _on_spawn_error(req: falcon.Request, resp: falcon.Response, error: SpawnError, params: object) -> None:
     match error:
         case NoSuchNode():
-            failure = no_records()
+            failure = Failure(404, "Record(s) not found", str(error))
         case NoSuchUpdate():
             failure = Failure(404, "Update not found", str(error))
         case VerbConflict() | NoBackup():

@@ -38,7 +38,7 @@ class AdminBackend(Protocol):
     def queues(self, host: str | None = None, port: int | None = None) -> Sequence[QueueStatus]:
         """Matching nodes' places in the journal, in the order of ``nodes``."""
 
-    def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueStatus:
+    def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueChange:
         """Put a node at a position, durable on return.
 
         Raises ``NoSuchNode``, ``PositionConflict``, and ``NotPossibleNow`` when it would be diverged by that, which

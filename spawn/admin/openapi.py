@@ -18,6 +18,7 @@ from spawn.admin.queues import PositionChange
 from spawn.admin.rendering import reply_bare
 from spawn.admin.resource import Readable
 from spawn.admin.settings import AdminSettings
+from spawn.delivery.report import STATES
 from spawn.delivery.types import BackupMade, QueueStatus, UpdateFate
 from spawn.nodes.node import NodeRecord
 
@@ -175,6 +176,7 @@ def _schemas() -> Json:
     for name in ("NodeItem", "NodeBody"):
         schemas[name]["properties"] |= {"host": HOST, "port": PORT}
     schemas["NodeItem"]["required"] = ["host", "port"]
+    schemas["QueueStatus"]["properties"]["state"] = {"type": "string", "enum": list(STATES)}
     info = {"type": "string"}
     return {
         **schemas,

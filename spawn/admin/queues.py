@@ -52,8 +52,8 @@ class OneQueue(Readable):
     def on_put(self, req: falcon.Request, resp: falcon.Response, host: str, port: str) -> None:
         own_host, own_port = parse_host(host), parse_port(port)
         body: PositionChange = read_json(req, PositionChange)
-        row = self._backend.set_position(own_host, own_port, body.position, peer_of(req))
-        reply_results(req, resp, [row], 202, head=self._backend.head())
+        change = self._backend.set_position(own_host, own_port, body.position, peer_of(req))
+        reply_change(self._backend, req, resp, change)
 
 
 class Resume:

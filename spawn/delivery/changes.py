@@ -16,7 +16,8 @@ from msgspec import UNSET
 
 from spawn.counters import Counters
 from spawn.delivery import retries
-from spawn.delivery.fleet import OUT_OF_SYNC, Fleet, counted
+from spawn.delivery.fleet import Fleet
+from spawn.delivery.texts import counted, out_of_sync, what_a_move_means
 from spawn.delivery.types import (
     NodeChange,
     NodeConflict,
@@ -34,7 +35,7 @@ from spawn.nodes.node import Node, NodeEvent, NodeRecord
 
 log = logging.getLogger("spawn.changes")
 
-OUT_OF_SYNC_NOTE = f"the node is {OUT_OF_SYNC}"
+NOT_RETAINED = "is no longer retained: copy the data of another node, and put this one at that one's position"
 FLUSH_S = 10.0
 RETRY_WAIT_S = 10.0  # a retry that takes longer goes on behind its answer
 
@@ -92,23 +93,24 @@ class Changes:
                 self._journal.forget(node.id)
             return len(nodes)
 
-    def set_position(self, host: str, port: int, position: Position, peer: str) -> Node:
+    # -- what is done to a queue; each returns the node and, where there is something to say, a note
+
+    def set_position(self, host: str, port: int, position: Position, peer: str) -> tuple[Node, str]:
         """Say where a node's data stands. Raises ``NoSuchNode`` and ``PositionConflict``."""
         with self._one_at_a_time:
             node = self._node(host, port)
             self._checked(position)
-            self._place(node, position, peer)
+            note = self._place(node, position, peer)
             self._keep(True)
-            return node
-
-    # -- what is done to a queue; each returns the node and, where there is something to say, a note
+            return node, note
 
     def resume(self, host: str, port: int, peer: str) -> tuple[Node, str]:
         """Let a held node try again at once. Raises ``NoSuchNode``."""
         with self._one_at_a_time:
             node = self._node(host, port)
             if not node.held:
-                return node, "the node is not held: nothing has changed"
+                but = f", but {out_of_sync(node.record)}" if node.out_of_sync else ": nothing has changed"
+                return node, f"the node is not held{but}"
             log.warning("node %s is to go on at update %d, resumed by %s", node.name, node.position + 1, peer)
             self._fleet.resume(node)
             self._note(node, node.position + 1, node.position + 1, "resume", peer)
@@ -153,7 +155,8 @@ class Changes:
             fate = self._journal.fate(sequence)
             if fate is None:
                 raise NoSuchUpdate(f"no update has the sequence {sequence}")
-            retries.check(node, fate)
+            if not node.out_of_sync:  # else nothing of what its position says counts
+                retries.check(node, fate)
             if not self._fleet.may_deliver(node):
                 raise VerbConflict(f"the node gets no deliveries ({_state(node)})")
             self._journal.entry(sequence)
@@ -256,23 +259,34 @@ class Changes:
             raise NodeConflict(f"there is already a node at {after.authority}")
         if position is not None:
             self._checked(position)
+        was_out_of_sync, note = bool(found) and found[0].out_of_sync, ""
         node = found[0] if found else self._create(after, peer)
-        stopped = bool(found) and self._change(node, after, peer)
-        if position is not None:
-            self._fleet.flag()  # the change is stored also when there is no place for the node
-            self._place(node, position, peer)
-        note = OUT_OF_SYNC_NOTE if node.out_of_sync else ""
+        try:
+            stopped = bool(found) and self._change(node, after, peer)
+            if position is not None:
+                self._fleet.flag()  # the change is stored also when there is no place for the node
+                note = self._place(node, position, peer)
+        finally:
+            if node.out_of_sync and not was_out_of_sync:
+                self._say_out_of_sync(node, created=not found)
+        note = f"the node is {out_of_sync(node.record)}" if node.out_of_sync else note
         return PutResult(created=not found, record=node.record, note=note), stopped or position is not None
+
+    def _say_out_of_sync(self, node: Node, created: bool) -> None:
+        """Once the change is over: until then it may be given a place."""
+        missed = counted(self._journal.head - node.position)
+        why = "is added and" if created else f"was inactive, missed {missed} and"
+        log.warning("node %s %s is %s", node.name, why, out_of_sync(node.record))
 
     def _node(self, host: str, port: int) -> Node:
         found = self._registry.find(host, port)
         if not found:
-            raise NoSuchNode(f"there is no node at {host}:{port}")
+            raise NoSuchNode(f"there is no node {NodeRecord(host=host, port=port).authority}")
         return found[0]
 
     def _create(self, record: NodeRecord, peer: str) -> Node:
         log.info("node %s: created by %s", record.authority, peer)
-        return self._fleet.join(record)
+        return self._fleet.join(record, silent=True)
 
     def _change(self, node: Node, after: NodeRecord, peer: str) -> bool:
         """Whether deliveries to the node were stopped by it."""
@@ -315,10 +329,8 @@ class Changes:
         return f"; {counted(behind)} that it had not got are dropped" if behind else ""
 
     def _activate(self, node: Node) -> None:
-        missed = self._journal.head - node.position
-        if missed and not node.out_of_sync:
+        if self._journal.head > node.position:
             node.out_of_sync = True
-            log.warning("node %s was inactive, missed %s and is %s", node.name, counted(missed), OUT_OF_SYNC)
         self._fleet.enter(node)
 
     def _set_maintenance(self, node: Node) -> None:
@@ -334,10 +346,11 @@ class Changes:
         if number > head:
             raise PositionConflict(f"position {number} is beyond the journal's head, {head}")
         if number < oldest:
-            raise PositionConflict(f"position {number} is no longer retained; the oldest possible one is {oldest}")
+            raise PositionConflict(f"position {number} {NOT_RETAINED}; the oldest possible one is {oldest}")
         return number
 
-    def _place(self, node: Node, position: Position, peer: str) -> None:
+    def _place(self, node: Node, position: Position, peer: str) -> str:
+        """Put the node there; returns the note."""
         self._fleet.stop_worker(node)
         try:
             number = self._checked(position)  # again: the worker may have taken its time to stop
@@ -346,13 +359,14 @@ class Changes:
             if lacks:
                 self._store_as_diverged(node, "the position is as it was")
                 self._fleet.mark_diverged(node)  # before its position says that it has what it lacks
-            self._move(node, number, lacks, ahead, peer)
+            return self._move(node, number, lacks, ahead, peer)
         finally:
             self._fleet.reconcile(node)
 
-    def _move(self, node: Node, number: int, lacks: bool, ahead: list[Range], peer: str) -> None:
-        """To another position; what was wrong with the node is forgotten once it is there."""
+    def _move(self, node: Node, number: int, lacks: bool, ahead: list[Range], peer: str) -> str:
+        """To another position; what was wrong with the node is forgotten once it is there. Returns the note."""
         before = node.position
+        said, note = what_a_move_means(node, number, lacks, peer)
         self._record_move(node, number, lacks, ahead)
         self._note(node, min(before, number) + 1, max(before, number), "position", peer)
         self._fleet.refusals.forget(node)
@@ -364,12 +378,14 @@ class Changes:
         node.last_error = ""
         node.diverged = lacks  # else it is as the operator says; what was refused is settled
         node.refused = node.refused if lacks else 0
-        log.warning("node %s is put from position %d to %d by %s", node.name, before, number, peer)
+        if said:
+            log.warning("node %s %s", node.name, said)
         self._fleet.set_position(node, number)  # again: it comes after a step of pruning that was under way
         if number < self._journal.tail - 1:
             node.out_of_sync = True
-            raise PositionConflict(f"position {number} has just ceased to be retained")
+            raise PositionConflict(f"position {number} has just ceased to be retained: copy the data of another node")
         self._fleet.behind(node)
+        return note
 
     def _record_move(self, node: Node, number: int, lacks: bool, ahead: list[Range]) -> None:
         """What becomes of the updates between the two positions, and of those beyond."""
@@ -383,7 +399,7 @@ class Changes:
 
 
 def _state(node: Node) -> str:
-    return f"it is {'out of sync' if node.out_of_sync else node.state.value}"
+    return f"it is {out_of_sync(node.record) if node.out_of_sync else node.state.value}"
 
 
 def _merge(record: NodeRecord, change: NodeChange) -> NodeRecord:

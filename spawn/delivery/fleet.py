@@ -26,6 +26,7 @@ from spawn.delivery.refusals import Blame, Refusals
 from spawn.delivery.retries import End
 from spawn.delivery.saver import Saver
 from spawn.delivery.skips import Skips
+from spawn.delivery.texts import NO_STORED_NODES, OTHER_JOURNAL, counted, out_of_sync
 from spawn.delivery.types import NotPossibleNow
 from spawn.delivery.worker import HOLD_AFTER, WINDOW, Worker, WorkerEvents
 from spawn.errors import JournalError, JournalFull, JournalSlow
@@ -37,15 +38,7 @@ from spawn.nodes.registry import Registry
 log = logging.getLogger("spawn.fleet")
 
 IN_FLIGHT_S = 10.0  # a delivery in flight may take this long when its worker is told to stop
-OUT_OF_SYNC = (
-    "out of sync: it gets no updates and no reads until it is told its position "
-    '(PUT /queues/HOST/PORT {"position": N or "head"})'
-)
 SETTLE_S = 2.0
-
-
-def counted(updates: int) -> str:
-    return f"{updates} update" if updates == 1 else f"{updates} updates"
 
 
 class Fleet:
@@ -95,13 +88,15 @@ class Fleet:
         ``journal_lasts``: it is the same at the next start, unless somebody takes it away. ``restored``: an operator
         says that journal and nodes come from a backup.
         """
-        self.registry.load()
+        found = self.registry.load()
         expected, self.registry.journal = self.registry.journal, self.journal.uuid if journal_lasts else ""
         if self.registry.nodes and (restored or (expected and expected != self.registry.journal)):
             self._lose_place(restored)
         if not journal_lasts:
             self._doubt_memory()
         positions = self.journal.positions()
+        if not found and positions and self.journal.head:
+            log.critical(NO_STORED_NODES, self.registry.path, self.journal.head, counted(len(positions), "node"))
         for node in self.registry.nodes:
             self._adopt(node, positions.get(node.id))
             self.skips.load(node)
@@ -114,7 +109,7 @@ class Fleet:
         self.registry.save()  # before anything is delivered
         for node in list(self.registry.nodes):
             if node.out_of_sync and node.record.active:
-                log.warning("node %s is %s", node.name, OUT_OF_SYNC)
+                log.warning("node %s is %s", node.name, out_of_sync(node.record))
             self.enter(node)
         self.add_file_nodes(file_nodes)
         self._saver.start()
@@ -129,11 +124,7 @@ class Fleet:
     def _lose_place(self, restored: bool) -> None:
         """The positions are in a journal that is not here. What the nodes had still to get is not known any more."""
         if not restored:  # else the operator knows
-            log.critical(
-                "this is not the journal that the nodes' positions are in: all nodes are out of sync; put the old "
-                "journal back, or say for each node that it is complete "
-                '(PUT /queues/HOST/PORT {"position": "head"})'
-            )
+            log.critical(OTHER_JOURNAL)
         for node in self.registry.nodes:
             node.out_of_sync = True
 
@@ -147,7 +138,7 @@ class Fleet:
         else:
             node.out_of_sync = True
             self.set_position(node, min(position or 0, head))
-            log.error("node %s has no place in this journal and is %s", node.name, OUT_OF_SYNC)
+            log.error("node %s has no place in this journal and is %s", node.name, out_of_sync(node.record))
 
     def stop(self, deadline_s: float) -> None:
         """Let every worker finish the delivery in flight, then store what has to be."""
@@ -182,15 +173,18 @@ class Fleet:
             self.registry.save()
         return added
 
-    def join(self, record: NodeRecord) -> Node:
-        """A new node. In sync only while the journal is empty; else it has to be told its position."""
+    def join(self, record: NodeRecord, silent: bool = False) -> Node:
+        """A new node. In sync only while the journal is empty; else it has to be told its position.
+
+        ``silent``: the caller tells it, or says himself that it is out of sync.
+        """
         node = self.registry.add(record)
         node.out_of_sync = self.journal.head > 0
         self.set_position(node, 0)
         self.enter(node)
-        if node.out_of_sync:
-            log.warning("node %s is added and %s", node.name, OUT_OF_SYNC)
-        else:
+        if node.out_of_sync and not silent:
+            log.warning("node %s is added and %s", node.name, out_of_sync(record))
+        elif not node.out_of_sync:
             log.info("node %s is added", node.name)
         return node
 

@@ -25,6 +25,10 @@ AGE_S = 2.0  # how long it may take to find out how old a backlog is
 AGE_PAUSE_S = 30.0  # when it took longer, nobody waits for it again for so long
 
 
+OUT_OF_SYNC = "out-of-sync"  # beside the states of the table: healthy, and without a place in the order
+STATES = (*(state.value for state in NodeState), OUT_OF_SYNC)  # that a queue may be shown in
+
+
 class Report:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -37,11 +41,11 @@ class Report:
         return QueueStatus(
             host=node.record.host,
             port=node.record.port,
-            state=node.state.value,
+            state=shown_state(node),
             position=node.position,
             backlog=backlog,
             backlog_seconds=self._age_of(node.position + 1) if backlog else 0.0,
-            attempts=node.attempts,
+            attempts=0 if node.out_of_sync else node.attempts,  # it has no update at hand any more
             last_error=node.slow or node.last_error,
             refused=node.refused,
             held=node.held,
@@ -82,6 +86,12 @@ class Report:
             self._look_from_s = time.monotonic() + AGE_PAUSE_S
             return 0.0
         return round(max(0.0, time.time() - fate.time_s), 3) if fate is not None else 0.0
+
+
+def shown_state(node: Node) -> str:
+    """A node out of sync is no nearer to serving for being healthy, so it must not look as if it caught up."""
+    healthy = node.state in (NodeState.CATCHING_UP, NodeState.SERVING)
+    return OUT_OF_SYNC if node.out_of_sync and healthy else node.state.value
 
 
 def _actions(node: Node, fate: Fate) -> tuple[ActionTaken, ...]:

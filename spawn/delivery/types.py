@@ -66,7 +66,7 @@ class PutResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueChange(NamedTuple):
-    """What became of an operator's verb on a queue; ``note`` as in ``PutResult``."""
+    """What became of a position, or an operator's verb, on a queue; ``note`` as in ``PutResult``."""
 
     row: QueueStatus
     note: str = ""
@@ -77,7 +77,7 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
     host: str
     port: int
-    state: str
+    state: str  # one of ``report.STATES``
     position: int
     backlog: int  # updates
     backlog_seconds: float  # age of the oldest update that is still to be delivered

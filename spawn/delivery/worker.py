@@ -27,6 +27,7 @@ from spawn.delivery.outgoing import effective_method
 from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify
 from spawn.delivery.refusals import Blame
 from spawn.delivery.retries import End, Retries
+from spawn.delivery.texts import counted, queue_of, retry_of
 from spawn.errors import JournalDamaged, JournalError, JournalFull, JournalSlow, Pruned
 from spawn.http11.client import Client
 from spawn.journal.base import Entry, Journal, Outcome
@@ -259,15 +260,14 @@ class Worker:
         if self._postponed != entry.sequence:
             self._postponed = entry.sequence
             log.error(
-                "node %s was given update %d %d times in vain (%s), and no node answers anything else: taken for an "
-                "outage of all, so it is tried for up to %g s; DELETE /queues/%s/%d/%d leaves it out",
+                "node %s: update %d was given to it %d times in vain (%s), and no node answers anything else: taken "
+                "for an outage of all, so it is tried for up to %g s; DELETE %s/%d leaves it out",
                 self.node.name,
                 entry.sequence,
                 self.node.attempts,
                 self.node.last_error,
                 outage_s,
-                self.node.record.host,
-                self.node.record.port,
+                queue_of(self.node.record),
                 entry.sequence,
             )
         return True
@@ -329,11 +329,12 @@ class Worker:
             self._counters.add("delivery.rejected")
             self._finish(entry.sequence, None)
         elif verdict is Verdict.DIVERGED:
-            self._diverge(f"has applied update {entry.sequence}, which the others turned down")
+            self._diverge(f"it has applied update {entry.sequence}, which the others turned down")
             self._finish(entry.sequence, None, took=True)
         elif verdict is Verdict.SKIP:
             self._counters.add("delivery.skipped")
-            self._diverge(f"may lack update {entry.sequence}: it gave no answer, and delivery.ambiguous is skip")
+            what = f"it may lack update {entry.sequence}: it gave no answer, and delivery.ambiguous is skip"
+            self._diverge(f"{what}; {retry_of(self.node.record, entry.sequence)}")
             self._finish(entry.sequence, Outcome.SKIPPED)
         elif verdict is Verdict.REFUSED:
             return self._refuse(entry)
@@ -389,7 +390,7 @@ class Worker:
     def _pass_over(self, entry: Entry) -> None:
         """Its client was told that it failed: a node that has not seen it never gets it."""
         if self.node.in_doubt:
-            self._diverge(f"may have applied update {entry.sequence}, which failed on the others")
+            self._diverge(f"it may have applied update {entry.sequence}, which failed on the others")
         doubtful = self.node.in_doubt or entry.sequence <= self.node.doubt_until
         self._counters.add("delivery.passed-over")
         self._finish(entry.sequence, Outcome.UNKNOWN if doubtful else None)
@@ -427,13 +428,14 @@ class Worker:
         node.in_row.add(entry.sequence)
         node.refused += 1
         self._counters.add("delivery.refused")
-        what = f"was given update {entry.sequence} {node.attempts} times in vain ({node.last_error})"
+        what = f"update {entry.sequence} was given to it {counted(node.attempts, 'time')} in vain ({node.last_error})"
         if node.in_doubt:
-            what += ", and may or may not have applied it"
+            what += " and may or may not be applied there"
+        goes_on = f"it goes on without it; {retry_of(self.node.record, entry.sequence)}"
         if confirmed:
-            self._diverge(f"{what}; the others have applied it")
+            self._diverge(f"{what}, the others have applied it, and {goes_on}")
         else:
-            log.error("node %s %s; it goes on without it", node.name, what)
+            log.error("node %s: %s, and %s", node.name, what, goes_on)
             self._events.flagged(node, entry.sequence)
             self._store_flags()
         self._finish(entry.sequence, Outcome.REFUSED)
@@ -442,7 +444,8 @@ class Worker:
         self.node.refused += 1
         self._counters.add("delivery.refused-by-all")
         if self.node.in_doubt:
-            self._diverge(f"gave no answer to update {entry.sequence}, which no node took; it may have applied it")
+            what = f"it gave no answer to update {entry.sequence}, which no node took, and may have applied it"
+            self._diverge(f"{what}; {retry_of(self.node.record, entry.sequence)}")
         self._finish(entry.sequence, Outcome.UNKNOWN if self.node.in_doubt else Outcome.REFUSED)
 
     def vindicate(self, sequence: int, by_all: bool) -> None:
@@ -460,9 +463,9 @@ class Worker:
             return
         node.held, self._held_for = True, kind
         self._counters.add("delivery.held")
-        queue = f"/queues/{node.record.host}/{node.record.port}"
+        queue = queue_of(node.record)
         log.error(
-            "node %s is held at update %d and read only when no other node can be: %s; POST %s/resume %s",
+            "node %s is held at update %d and gets reads only when no other node can be read: %s; POST %s/resume %s",
             node.name,
             entry.sequence,
             why,
@@ -471,10 +474,15 @@ class Worker:
         )
         self._events.changed(node)
 
-    def _diverge(self, why: str) -> None:
+    def _diverge(self, what: str) -> None:
         node = self.node
         self._counters.add("delivery.diverged")
-        log.error("node %s differs from the others: it %s", node.name, why)
+        log.error(
+            "node %s differs from the others: %s; once its data are right, POST %s/clear-diverged says so",
+            node.name,
+            what,
+            queue_of(node.record),
+        )
         self._events.differs(node)
         self._store_flags()
 

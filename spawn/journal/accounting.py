@@ -75,7 +75,8 @@ class Budget:
         passed = sum(1 for mark in WARN_PERCENT if percent >= mark)
         if passed > self._warned:
             log.warning(
-                "the journal is %d %% full (%d of %d bytes); when it is full, updates are refused with 507",
+                "the journal is %d %% full (%d of %d bytes), GET /queues shows which node holds it back; when it is "
+                "full, such a node goes out of sync if another one has kept up, else updates are refused with 507",
                 percent, self.used_bytes, self.max_bytes,
             )  # fmt: skip
             self._warned = passed

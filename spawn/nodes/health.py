@@ -22,7 +22,7 @@ from spawn.errors import AnswerCut, NotSent, UpstreamError
 from spawn.http11.client import Answer, Client
 from spawn.http11.forwarding import replace_headers
 from spawn.http11.outgoing import OutgoingRequest
-from spawn.nodes.node import Node, NodeEvent
+from spawn.nodes.node import Node, NodeEvent, NodeState
 
 log = logging.getLogger("spawn.health")
 
@@ -170,7 +170,8 @@ class HealthChecker:
                 kept = "it is out of sync besides" if node.out_of_sync else "it gets no reads, its updates are kept"
                 log.warning("node %s is down: %s; %s", node.name, error, kept)
         node.healthy = healthy
-        if not healthy or not node.attempts:
+        idle = node.out_of_sync or node.state is NodeState.MAINTENANCE  # no delivery will succeed, or tell otherwise
+        if not healthy or idle or not node.attempts:
             node.last_error = error
 
     def _ask(self, node: Node) -> tuple[str, bool]:

@@ -30,14 +30,20 @@ class Registry:
     def nodes(self) -> Sequence[Node]:
         return self._nodes
 
-    def load(self) -> None:
-        """Read the stored nodes. Raises ``StateError`` when they are damaged."""
+    @property
+    def path(self) -> str:
+        """Where they are stored, for the operator."""
+        return self._store.path
+
+    def load(self) -> bool:
+        """Read the stored nodes; False when there are none yet. Raises ``StateError`` when they are damaged."""
         stored = self._store.load()
         if stored is None:
-            return
+            return False
         self._seen_in_file = set(stored.seen_in_file)
         self.journal = stored.journal
         self._nodes = [_from_stored(item) for item in stored.nodes]
+        return True
 
     def new_in_file(self, file_nodes: Iterable[NodeConfig]) -> list[NodeRecord]:
         """Records of the file that are to be added now; remembers what the file names for the next time."""

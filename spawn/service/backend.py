@@ -64,8 +64,8 @@ class Backend:
     def queues(self, host: str | None = None, port: int | None = None) -> Sequence[QueueStatus]:
         return [self._report.queue(node) for node in self._find(host, port)]
 
-    def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueStatus:
-        return self._report.queue(self._changes.set_position(host, port, position, peer))
+    def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueChange:
+        return self._changed(*self._changes.set_position(host, port, position, peer))
 
     def resume(self, host: str, port: int, peer: str) -> QueueChange:
         return self._changed(*self._changes.resume(host, port, peer))

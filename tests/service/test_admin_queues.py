@@ -54,9 +54,12 @@ def test_the_head_is_shown_without_nodes_too(api: Api, backend: MemoryBackend) -
     api("GET", "/queues").exactly(200, results())
 
 
-@pytest.mark.parametrize(("method", "body"), [("GET", None), ("PUT", {"position": "head"})])
-def test_a_queue_that_is_not_there(api: Api, method: str, body: object) -> None:
-    api(method, "/queues/other/7017", body).failed(404, "Record(s) not found", "Please add a record(s) before using")
+@pytest.mark.parametrize(
+    ("method", "body", "info"),
+    [("GET", None, "Please add a record(s) before using"), ("PUT", {"position": "head"}, "no node other:7017")],
+)
+def test_a_queue_that_is_not_there(api: Api, method: str, body: object, info: str) -> None:
+    api(method, "/queues/other/7017", body).failed(404, "Record(s) not found", info)
     assert api("GET", "/queues/other").status == 404
 
 

@@ -160,7 +160,7 @@ def test_resuming_what_is_not_held_changes_nothing(pair: Cluster) -> None:
     row = done(resume(pair, b), info="not held")
     assert (row["position"], row["held"]) == (before["position"], False)
     assert verbs_on(pair, 1, b) == []
-    failed(pair.api("POST", "/queues/127.0.0.1/1/resume"), 404, "add a record")
+    failed(pair.api("POST", "/queues/127.0.0.1/1/resume"), 404, "no node 127.0.0.1:1")
 
 
 def test_a_hold_is_lifted_for_when_the_node_comes_back(pair: Cluster) -> None:
@@ -296,7 +296,7 @@ def test_what_cannot_be_left_out(pair: Cluster) -> None:
     failed(skip(pair, b, 1), 409, "done with update 1")
     failed(skip(pair, b, 2), 409, "rejected")
     failed(skip(pair, b, 3), 404, "sequence 3")
-    failed(pair.api("DELETE", "/queues/127.0.0.1/1/2"), 404, "add a record")
+    failed(pair.api("DELETE", "/queues/127.0.0.1/1/2"), 404, "no node 127.0.0.1:1")
     pair.change(b, active=False)
     failed(skip(pair, b, 2), 409, "inactive")
     pair.change(b, active=True)
@@ -573,7 +573,7 @@ def test_what_cannot_be_retried(pair: Cluster) -> None:
     failed(retry(pair, a, sequence), 409, "is applied")
     failed(retry(pair, b, 3), 409, "rejected")
     failed(retry(pair, b, 4), 404, "sequence 4")
-    failed(pair.api("POST", "/queues/127.0.0.1/1/1/retry"), 404, "add a record")
+    failed(pair.api("POST", "/queues/127.0.0.1/1/1/retry"), 404, "no node 127.0.0.1:1")
     take_away(pair, b)
     post_many(pair, 1)
     failed(retry(pair, b, 4), 409, "has not got as far")

@@ -109,10 +109,10 @@ class MemoryBackend:
     def queues(self, host: str | None = None, port: int | None = None) -> list[QueueStatus]:
         return [self._row(item) for item in self._find(host, port)]
 
-    def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueStatus:
+    def set_position(self, host: str, port: int, position: Position, peer: str) -> QueueChange:
         item = self._one(host, port, peer)
         item.position = self._checked(position)
-        return self._row(item)
+        return QueueChange(self._row(item))
 
     def resume(self, host: str, port: int, peer: str) -> QueueChange:
         item = self._one(host, port, peer)
@@ -183,7 +183,7 @@ class MemoryBackend:
         self._changing(peer)
         found = self._find(host, port)
         if not found:
-            raise NoSuchNode(f"{host}:{port}")
+            raise NoSuchNode(f"there is no node {host}:{port}")
         return found[0]
 
     def _changing(self, peer: str) -> None:

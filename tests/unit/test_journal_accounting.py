@@ -41,6 +41,9 @@ def test_warnings_are_said_once_on_the_way_up(caplog: pytest.LogCaptureFixture) 
     assert [record.getMessage()[:22] for record in caplog.records] == [
         "the journal is 50 % fu", "the journal is 80 % fu", "the journal is 95 % fu",
     ]  # fmt: skip
+    assert all(
+        "GET /queues" in message and "out of sync" in message and "507" in message for message in caplog.messages
+    )
     caplog.clear()
     budget.release(7)
     budget.reserve(3)
