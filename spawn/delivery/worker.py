@@ -179,12 +179,11 @@ class Worker:
         node, number = self.node, self.node.position + 1
         log.critical(
             "node %s cannot be given update %d and is out of sync: %s; copy the data of a node that has the update and "
-            'PUT /queues/%s/%d {"position": its position}',
+            'PUT %s {"position": its position}',
             node.name,
             number,
             error,
-            node.record.host,
-            node.record.port,
+            queue_of(node.record),
         )
         node.out_of_sync = True
         self._events.changed(node)
