@@ -21,14 +21,15 @@ from gevent.event import Event
 from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard
 from spawn.delivery.attempt import Sender, WorkerSettings
+from spawn.delivery.declarations import Declarations
 from spawn.delivery.feed import Feed
 from spawn.delivery.outage import Patience
 from spawn.delivery.outgoing import effective_method
-from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify
+from spawn.delivery.policy import AnswerClass, Backoff, Trial, Verdict, classify
 from spawn.delivery.refusals import Blame
 from spawn.delivery.retries import End, Retries
 from spawn.delivery.texts import counted, queue_of, retry_of
-from spawn.errors import JournalDamaged, JournalError, JournalFull, JournalSlow, Pruned
+from spawn.errors import JournalDamaged, JournalError, JournalSlow, Pruned
 from spawn.http11.client import Client
 from spawn.journal.base import Entry, Journal, Outcome
 from spawn.nodes.node import Node, NodeState
@@ -93,10 +94,7 @@ class Worker:
         )
         self._vindicated = 0
         self._postponed = 0  # the update that is kept because of an outage
-        self._first = 0
-        self._began = 0  # the first update of this worker
-        self._declared = 0
-        self._settled = True  # what was declared has its outcome, durably
+        self._declarations = Declarations(node, journal, settings)
         self._waits_for_disk = False
         self._held_for = ""
         self._resumed = False
@@ -104,7 +102,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin at the node's position."""
-        self._first = self._began = self.node.position + 1
+        self._declarations.begin()
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self, deadline_s: float) -> bool:
@@ -192,7 +190,7 @@ class Worker:
         """After a pause, with the update at hand, which the node may have got already if that is ``in_doubt``."""
         if in_doubt:
             self.node.doubt_until = max(self.node.doubt_until, self.node.position + 1)
-            self._first = self.node.position + 1
+            self._declarations.begin_again()
         self._waken.clear()
         self._pause(FAULT_PAUSE_S)
 
@@ -235,14 +233,14 @@ class Worker:
                 self._retries.carry_out()
                 continue  # it may have taken long: look anew
             trial.limits = self._settings.delivery  # a reload may have changed them
-            verdict, wait_s = self._declare(entry, trial) or self._sender.attempt(entry, trial)
+            verdict, wait_s = self._declarations.declare(entry, trial) or self._sender.attempt(entry, trial)
             if self._may_be_outage(entry, trial, patience, verdict):
                 verdict = Verdict.RETRY
             done = self._conclude(entry, verdict)  # before the answer's body: its head has decided
             self._sender.await_carrier()
             if done:
                 return
-            self._take_back(entry)
+            self._declarations.take_back(entry)
             self._pause(wait_s if wait_s is not None else self._backoff.next_s())
 
     def _may_be_outage(self, entry: Entry, trial: Trial, patience: Patience, verdict: Verdict) -> bool:
@@ -270,52 +268,6 @@ class Worker:
                 entry.sequence,
             )
         return True
-
-    def _declare(self, entry: Entry, trial: Trial) -> tuple[Verdict, float | None] | None:
-        """Where an unknown fate is not simply resolved by sending again, say durably that this is about to be sent.
-
-        A declaration without an outcome, found by a new worker, is an unknown fate.
-        """
-        if self._settings.delivery.ambiguous == "resend":
-            return None
-        if trial.method in IDEMPOTENT:  # what was declared before has its outcome first, or a crash would doubt it
-            return None if self._settled or self._make_durable() else (Verdict.RETRY, None)
-        first = 0
-        if not trial.attempts:
-            first = self._first
-            found = entry.sequence == first and self._was_declared(entry)
-            self._first = 0  # from now on a declaration is this worker's own
-            if not found:
-                trial.repeat = entry.sequence == first and self.node.in_doubt  # resumed, so it is sent
-            else:
-                trial.repeat = self.node.in_doubt = True
-                if not self.node.resend:
-                    trial.attempts += 1  # so that it is sent when the operator says so
-                    return trial.fate_unknown(self.node.healthy), None
-        self._journal.record(self.node.id, entry.sequence, entry.sequence, Outcome.UNKNOWN)
-        self._declared = entry.sequence
-        if not self._make_durable():
-            self._first = first or self._first  # all of this again; it was not sent
-            return Verdict.RETRY, None
-        self.node.resend = False
-        return None
-
-    def _make_durable(self) -> bool:
-        try:
-            self._settled = self._journal.flush(IDLE_S)
-        except JournalFull:
-            self._settled = False
-        return self._settled
-
-    def _take_back(self, entry: Entry) -> None:
-        """It was surely not sent, or got its answer: a restart now must not take the declaration for a doubt."""
-        if self._declared == entry.sequence and not self.node.in_doubt:
-            self._declared = 0
-            self._journal.record(self.node.id, entry.sequence, entry.sequence, None)
-
-    def _was_declared(self, entry: Entry) -> bool:
-        fate = self._journal.fate(entry.sequence)
-        return fate is not None and fate.outcomes.get(self.node.id) is Outcome.UNKNOWN
 
     def _conclude(self, entry: Entry, verdict: Verdict) -> bool:
         """Whether the update is done with."""
@@ -361,10 +313,7 @@ class Worker:
     def _finish(self, sequence: int, outcome: Outcome | None, took: bool = False) -> None:
         """``took``: the node has taken it, not only agreed with others who turned it down."""
         node = self.node
-        declared = self._declared == sequence or sequence == self._began  # an earlier worker may have done so
-        if outcome is not None or declared:
-            self._journal.record(node.id, sequence, sequence, outcome)
-            self._settled = False
+        self._declarations.conclude(sequence, outcome)
         if took:
             node.in_row.clear()
         node.resend = False
