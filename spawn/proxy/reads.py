@@ -21,11 +21,16 @@ from spawn.nodes.node import Node, NodeState
 from spawn.proxy.bodies import Upload, pass_on_body, receive_body
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.rules import READS, Kind
+from spawn.proxy.turnedaway import TurnedAway
 
 log = logging.getLogger("spawn.proxy")
 
 REUSE_IDLE_S = 30.0  # a kept connection that was idle for longer is not used for a read
 RETRY_AFTER = [(b"Retry-After", b"1")]
+ISOLATED = (
+    "the nodes that serve are diverged, and on-divergence is isolate; mend one of them and "
+    "POST /queues/HOST/PORT/clear-diverged (GET /queues names them)"
+)
 REPEATABLE = IDEMPOTENT | READS  # all of READS are safe, hence idempotent
 
 
@@ -38,6 +43,7 @@ class _Choice:
 class Reads:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._turned_away = TurnedAway("reads")
 
     def serve(self, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
         """Answer a read. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does."""
@@ -45,7 +51,7 @@ class Reads:
         headers = forward_request_headers(request, settings.trusted, self._cluster.via)
         upload = receive_body(request, Kind.READ, self._cluster.make_spool, self._cluster.room)
         try:
-            _Read(self._cluster, settings, floor, request, headers, upload).run(response)
+            _Read(self._cluster, settings, floor, request, headers, upload, self._turned_away).run(response)
         finally:
             if upload is not None:
                 upload.discard()
@@ -62,8 +68,10 @@ class _Read:
         request: Request,
         headers: Headers,
         upload: Upload | None,
+        turned_away: TurnedAway,
     ) -> None:
         self._cluster = cluster
+        self._turned_away = turned_away
         self._settings = settings
         self._floor = floor
         self._method = request.head.method
@@ -84,10 +92,13 @@ class _Read:
                 self._cluster.counters.add("reads.failed-over")
             answer = self._send(choice.node)
             if answer is not None:
+                self._turned_away.served()
                 self._pass_on(answer, choice, response)
                 return
             if not self._may_go_on:
                 break
+        if not self._tried and self._is_isolation():
+            self._turned_away.one(503, ISOLATED)
         self._cluster.counters.add("reads.failed")
         status, message = self._failure
         response.reply(status, message, RETRY_AFTER if status == 503 else ())
@@ -134,6 +145,11 @@ class _Read:
             and not ((node.held and not held) or node.out_of_sync or (isolate and node.diverged))
             and node.id not in self._tried
         ]
+
+    def _is_isolation(self) -> bool:
+        """Whether there are nodes that serve, all of them kept from reads because they are diverged."""
+        serving = [node for node in self._cluster.registry.nodes if node.state is NodeState.SERVING]
+        return self._settings.isolate_diverged and bool(serving) and all(node.diverged for node in serving)
 
     # -- forwarding
 

@@ -11,39 +11,44 @@ import logging
 
 from spawn.config.schema import Timeouts
 from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
-from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow
+from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow, ProtocolError
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers
 from spawn.http11.message import Header, Headers, Request, ResponseWriter, get, render
 from spawn.journal.base import FileBody, NewUpdate
 from spawn.proxy.bodies import Upload, pass_on_body, receive_body
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.rules import Kind
+from spawn.proxy.turnedaway import TurnedAway
 
 log = logging.getLogger("spawn.proxy")
 
 READY_BYTES = 65_536  # of the answer's body; a shorter one is complete before its head is passed on
 READY_S = 1.0
 DURABLE_S = 10.0
+ACCEPTED = (
+    "no node has given an answer that counts yet; the update is durable and will be delivered to every node in order"
+)
 ROUGH_BYTES = 16_384  # of an update besides its headers and body, at most about that: room is made a little early
 
 
 class Updates:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._turned_away = TurnedAway("updates")
 
     def serve(self, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
         """Answer an update. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does: nothing is done."""
         if self._refused(response, settings):
             return
         headers = _without_empty_key(forward_request_headers(request, settings.trusted, self._cluster.via))
-        upload = receive_body(request, Kind.UPDATE, self._cluster.make_spool, self._cluster.room)
+        upload = self._receive(request)
         ticket = Ticket()
         try:
             if self._refused(response, settings):  # again: the body may have taken minutes to come
                 return
             self._append(request, render(headers), get(headers, b"idempotency-key"), upload, ticket)
         except JournalFull as error:
-            self._cluster.counters.add("updates.not-taken")
+            self._not_taken(507, f"{error}; GET /queues tells who still needs what it holds")
             response.reply(507, f"the update was not taken: {error}")
             return
         except JournalBroken:
@@ -60,6 +65,7 @@ class Updates:
         finally:
             if upload is not None:
                 upload.discard()
+        self._turned_away.served()
         self._cluster.counters.add("updates.journalled")
         self._respond(ticket, request, response, settings)
 
@@ -70,9 +76,21 @@ class Updates:
         refusal = self._refusal(settings)
         if refusal is None:
             return False
-        self._cluster.counters.add("updates.not-taken")
+        self._not_taken(503, refusal)
         response.reply(503, refusal, [(b"Retry-After", b"5")])
         return True
+
+    def _not_taken(self, status: int, why: str) -> None:
+        self._cluster.counters.add("updates.not-taken")
+        self._turned_away.one(status, why)
+
+    def _receive(self, request: Request) -> Upload | None:
+        try:
+            return receive_body(request, Kind.UPDATE, self._cluster.make_spool, self._cluster.room)
+        except ProtocolError as error:
+            if error.status == 507:
+                self._not_taken(507, f"{error.reason}; GET /queues tells who still needs what the journal holds")
+            raise
 
     def _refusal(self, settings: ProxySettings) -> str | None:
         """Why no update can be taken now."""
@@ -120,8 +138,7 @@ class Updates:
 
     def _accepted(self, result: Accepted, sequence: Header, response: ResponseWriter) -> None:
         self._cluster.counters.add("updates.accepted")
-        message = "no node has answered yet; the update is durable and will be delivered to every node in order"
-        body = json.dumps({"status": 202, "sequence": result.sequence, "message": message}).encode() + b"\n"
+        body = json.dumps({"status": 202, "sequence": result.sequence, "message": ACCEPTED}).encode() + b"\n"
         response.start(202, b"Accepted", [(b"Content-Type", b"application/json"), sequence], len(body))
         response.write(body)
         response.finish()

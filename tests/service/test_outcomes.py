@@ -313,6 +313,42 @@ def test_what_was_declared_and_answered_is_not_doubted_after_a_crash(tmp_path: P
     assert [seen.sequence for seen in node.updates] == [1, 2, 2]
 
 
+def test_a_failure_where_others_turn_an_update_down_is_counted_as_a_difference(tmp_path: Path, quick: None) -> None:
+    nodes = two()
+    nodes[0].answers, nodes[1].answers = always(409), always(500)
+    with Cluster(tmp_path, nodes, delivery={"attempts": 2}, timeouts={"agree": 0.05}) as cluster:
+        assert cluster.post().status == 409
+        cluster.until_applied(1)
+        assert cluster.queue(nodes[1])["diverged"]
+        assert cluster.service.counters.value("delivery.diverged") == 1
+
+
+def test_refusals_hold_a_node_only_in_a_row(tmp_path: Path, quick: None) -> None:
+    nodes = two()
+    nodes[1].answers = lambda seen: Reply(422 if seen.body == b"bad" else 200)
+    with Cluster(tmp_path, nodes, delivery={"attempts": 1}) as cluster:
+        for body in (b"bad", b"good") * 4:
+            assert cluster.post(body).status == 200
+        cluster.until_applied(8)
+        assert cluster.service.counters.value("delivery.held") == 0
+        assert cluster.queue(nodes[1])["refused"] == 4
+
+
+def test_a_second_nodes_long_answer_is_not_taken_to_its_end(tmp_path: Path) -> None:
+    """Only the reference's body is somebody's; of others as much is drained as makes a connection worth keeping."""
+    nodes = two()
+    nodes[1].answers = lambda seen: Reply(200, bytes(262_144) if seen.sequence else b"")
+    with Cluster(tmp_path, nodes) as cluster:
+        nodes[1].next_up.append(Reply(200, b"short"))
+        assert cluster.post().status == 200
+        cluster.until_applied(1)
+        before = nodes[1].connections
+        for _ in range(3):
+            assert cluster.post().status == 200
+        cluster.until_applied(4)
+        until(lambda: nodes[1].connections - before >= 2, "a new connection for each but the first")
+
+
 def test_a_reload_reaches_the_update_in_hand(tmp_path: Path, quick: None) -> None:
     nodes = two()
     nodes[1].answers = lambda seen: Cut() if seen.sequence else Reply(200)

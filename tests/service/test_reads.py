@@ -129,6 +129,24 @@ def test_a_stale_node_says_how_far_it_is_behind(tmp_path: Path) -> None:
         assert "spawn-behind" not in cluster.get().headers
 
 
+def test_the_freshest_of_stale_nodes_is_asked(tmp_path: Path) -> None:
+    gates = {2: Event(), 3: Event()}
+    nodes = [AppNode("a"), AppNode("b"), AppNode("c")]
+    with Cluster(tmp_path, nodes, timeouts={"fresh": 0.1}) as cluster:
+        nodes[1].answers = lambda seen: Reply(200, b"b", gate=gates[2] if seen.sequence == 2 else None)
+        nodes[2].answers = lambda seen: Reply(200, b"c", gate=gates[3] if seen.sequence == 3 else None)
+        for _ in range(3):
+            assert cluster.post().status == 200
+        cluster.until_applied(1, nodes[1])
+        cluster.until_applied(2, nodes[2])
+        nodes[0].go_away()
+        cluster.until_state(nodes[0], NodeState.DOWN)
+        got = cluster.get()
+        assert (got.body, got.headers["spawn-behind"]) == (b"c", "1")
+        for gate in gates.values():
+            gate.set()
+
+
 def test_strict_says_503_instead(tmp_path: Path) -> None:
     gate = Event()
     nodes = [AppNode("a"), AppNode("b")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gevent.event import Event
@@ -304,3 +306,34 @@ def refuses_to_start(directory: Path, in_the_way: Path) -> None:
         pass
     assert str(in_the_way) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_verb_is_logged_and_counted_with_who_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [AppNode("a"), AppNode("b")]
+    nodes[1].answers = lambda seen: Reply(422 if seen.body == b"bad" else 200)
+    caplog.set_level("INFO")
+    with Cluster(tmp_path, nodes, delivery={"attempts": 1}) as cluster:
+        b = nodes[1]
+        queue = f"/queues/127.0.0.1/{b.port}"
+        cluster.post(b"bad")
+        cluster.until_applied(1)
+        cluster.change(b, maintenance=True)
+        for _ in range(2):
+            cluster.post()
+        cluster.live(b).held = True
+
+        def ask(verb: str, method: str, path: str, body: Any = None) -> None:
+            caplog.clear()
+            before = cluster.service.counters.value(f"operator.{verb}")
+            assert cluster.api(method, path, body).status in (201, 202, 409), verb
+            assert re.search(r"(by|says) 127\.0\.0\.1(?!:\d)", caplog.text), verb
+            assert cluster.service.counters.value(f"operator.{verb}") == before + 1
+
+        ask("resume", "POST", f"{queue}/resume")
+        ask("skip", "DELETE", f"{queue}/2")
+        ask("position", "PUT", queue, {"position": 3})
+        ask("clear-diverged", "POST", f"{queue}/clear-diverged")
+        cluster.change(b, maintenance=False)
+        cluster.until_serving(b)
+        ask("retry", "POST", f"{queue}/1/retry")
+        ask("backup", "POST", "/journal/backup")

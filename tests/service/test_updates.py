@@ -15,6 +15,7 @@ from gevent.event import Event
 from spawn.errors import JournalFull
 from spawn.journal.base import NewUpdate
 from spawn.nodes.node import NodeState
+from spawn.proxy import turnedaway
 from tests.support.inprocess import Cluster, until
 from tests.support.node import AppNode, Cut, Reply
 
@@ -407,6 +408,27 @@ def test_a_full_journal_takes_nothing_and_says_507(tmp_path: Path, journal: Mapp
         assert cluster.post(bytes(10_000)).status == 200  # room was made for it
 
 
+def test_clients_that_are_turned_away_are_said_once_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(turnedaway, "QUIET_S", 0.0)
+    node = AppNode()
+    with Cluster(tmp_path, [node], journal={"max_bytes": 65_536}) as cluster:
+        cluster.change(node, maintenance=True)
+        statuses = [cluster.post(bytes(10_000)).status for _ in range(10)]
+        refused = statuses.count(507)
+        assert refused > 1
+        assert cluster.service.counters.value("updates.not-taken") == refused
+        cluster.change(node, maintenance=False)
+        cluster.until_applied(10 - refused)
+        cluster.until_serving(node)
+        assert cluster.post(bytes(10_000)).status == 200
+    said = [each.getMessage() for each in caplog.records if each.name == "spawn.proxy"]
+    assert len(said) == 2
+    assert "updates are turned away with 507" in said[0]
+    assert f"updates are taken again, after {refused} were turned away" in said[1]
+
+
 def upload(cluster: Cluster, size: int, *, chunked: bool = False, expect: bool = False) -> socket.socket:
     """The head of an update with a body that is yet to come."""
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
@@ -515,6 +537,19 @@ def test_a_node_that_holds_a_full_journal_back_is_left_behind(tmp_path: Path) ->
         assert {cluster.post(bytes(10_000)).status for _ in range(12)} == {200}
         assert cluster.queue(nodes[1])["out-of-sync"]
         assert nodes[0].applied == list(range(1, 13))
+
+
+def test_one_node_far_behind_turns_nobody_away(tmp_path: Path) -> None:
+    """``limits.lag`` is about every serving node; one that is down does not count either."""
+    gate = Event()
+    nodes = [AppNode("a"), AppNode("b", answers=lambda seen: Reply(200, gate=gate if seen.sequence else None))]
+    with Cluster(tmp_path, nodes, limits={"lag": 3}) as cluster:
+        assert {cluster.post().status for _ in range(6)} == {200}
+        assert cluster.live(nodes[1]).position == 0
+        nodes[1].go_away()
+        cluster.until_state(nodes[1], NodeState.DOWN)
+        assert cluster.post().status == 200
+        gate.set()
 
 
 def test_too_far_behind_means_503(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ class IdleWorker:
     def offer(self, entry: Entry) -> None:
         self.offered.append(entry.sequence)
 
+    def vindicate(self, sequence: int, by_all: bool) -> None: ...
+
     def wake(self) -> None:
         pass
 

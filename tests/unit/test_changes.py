@@ -8,10 +8,11 @@ from pathlib import Path
 import gevent
 import pytest
 
-from spawn.delivery import saver
+from spawn.delivery import fleet, saver
+from spawn.delivery.refusals import Blame
 from spawn.delivery.types import NodeChange, NodeConflict, NoSuchNode, NotPossibleNow, PositionConflict, VerbConflict
 from spawn.errors import JournalBroken, Pruned, StateError
-from spawn.journal.base import Range
+from spawn.journal.base import Outcome, Range
 from spawn.nodes.node import Node, NodeEvent, NodeState
 from spawn.nodes.registry import Registry
 from tests.support.fleets import FleetUnderTest
@@ -425,6 +426,40 @@ def test_nodes_serve_once_they_have_caught_up(made: FleetUnderTest) -> None:
     assert node.state is NodeState.CATCHING_UP
     made.deliver(1, 3)
     assert made.node(1).state is NodeState.SERVING
+
+
+def test_caught_up_is_also_that_the_rest_fits_the_queue(made: FleetUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "QUEUE_ENTRIES", 4)
+    node = made.node(1)
+    made.fleet.on_health(node, NodeEvent.FAIL)
+    made.append(3)
+    made.pass_check(node)
+    made.append(5)  # it came back, and the others are faster
+    made.deliver(1, 3)
+    assert node.state is NodeState.CATCHING_UP
+    made.deliver(1, 4)
+    assert made.node(1).state is NodeState.SERVING
+
+
+def test_a_flag_for_two_reasons_outlives_the_end_of_one(made: FleetUnderTest) -> None:
+    made.append(2)
+    for port in (1, 2):
+        made.deliver(port)
+    node, other = made.node(1), made.node(2)
+    assert made.fleet.refusals.note(node, 2) is Blame.NODE
+    made.fleet.refusals.flag(node, 2)
+    made.fleet.mark_diverged(node)  # for another reason
+    assert made.fleet.refusals.note(other, 2) is Blame.UPDATE
+    assert node.diverged
+
+
+def test_what_a_deactivated_node_had_not_got_is_dropped(made: FleetUnderTest) -> None:
+    made.append(3)
+    made.deliver(1, 1)
+    made.put(1, active=False)
+    fates = [made.journal.fate(number) for number in (1, 2, 3)]
+    dropped = [fate is not None and fate.outcomes.get(made.node(1).id) for fate in fates]
+    assert dropped == [None, Outcome.DROPPED, Outcome.DROPPED]
 
 
 def test_a_change_that_cannot_be_stored_holds_is_said_and_is_stored_later(
