@@ -13,7 +13,7 @@ SEED   ?=
 help:
 	@echo "make run        start Spawn in test mode (ARGS='--config=…' passes flags on)"
 	@echo "make test       every test (ARGS='-k name' passes flags on to pytest)"
-	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop)"
+	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop and a history)"
 	@echo "make soak       the fault suite's long form (MINUTES=15 SEED=N)"
 	@echo "make backlog    measure a node that returns with a backlog of 1,000,000 updates (needs nginx and wrk)"
 	@echo "make check      format, lint, types, tests"

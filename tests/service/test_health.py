@@ -18,7 +18,7 @@ from tests.support.node import AppNode, Reply
 
 
 def test_the_first_request_finds_a_decided_state(tmp_path: Path) -> None:
-    with AppNode("up") as up:
+    with AppNode("up", health=Reply(delay_s=0.3)) as up:  # so that it is not by chance
         down = AppNode("down")
         service = Service(make_config([up, down], {}), state_dir=str(tmp_path / "state"))
         service.start()

@@ -312,7 +312,7 @@ def test_a_delivery_in_flight_that_succeeds_is_not_taken_back(pair: Cluster) -> 
     post_many(pair, 2)
     until(lambda: b.updates, "b has it")
     asked = pair.background(skip, pair, b, 1)
-    gevent.sleep(0.05)
+    until(lambda: pair.live(b).id not in pair.service._fleet._workers, "its worker is being stopped")
     assert not asked.ready()
     gate.set()
     failed(asked.get(timeout=10), 409, "has just been applied")

@@ -1,6 +1,6 @@
 """Fresh reads under fire: no unmarked answer is older than what a client had been told before it asked.
 
-``SPAWN_TEST_SEED`` repeats a run; the seed and the figures are printed, and shown when a test fails.
+``SPAWN_FAULT_SEED`` repeats a run; the seed and the figures are printed, and shown when a test fails.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BACKLOG = 300
 
 @pytest.fixture
 def seed() -> int:
-    chosen = int(os.environ.get("SPAWN_TEST_SEED") or random.randrange(1_000_000))
-    print(f"seed {chosen}: SPAWN_TEST_SEED={chosen} repeats it")
+    chosen = int(os.environ.get("SPAWN_FAULT_SEED") or random.randrange(1_000_000))
+    print(f"seed {chosen}: SPAWN_FAULT_SEED={chosen} repeats it")
     return chosen
 
 
