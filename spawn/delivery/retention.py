@@ -117,7 +117,7 @@ class Retention:
             return self._fits(needed_bytes)
         end = time.monotonic() + ROOM_S
         try:
-            while not any(self._prune_for(needed_bytes, end, taking) for taking in Taking):
+            while not self._take(needed_bytes, end):
                 # Out of time is no reason to give a node up: there may have been more to prune.
                 culprits = self._culprits() if time.monotonic() < end else []
                 if not culprits:
@@ -127,6 +127,15 @@ class Retention:
             return True
         finally:
             self._making_room.release()
+
+    def _take(self, needed_bytes: int, end: float) -> bool:
+        """All that may be pruned, as far as it is needed; whether that was enough."""
+        for taking in Taking:
+            if self._prune_for(needed_bytes, end, taking):
+                return True
+            if time.monotonic() >= end:
+                break
+        return False
 
     def could_make_room(self, needed_bytes: int) -> bool:
         """Whether ``make_room`` may succeed, as far as that can be known without taking anything."""

@@ -175,6 +175,17 @@ def test_nobody_is_given_up_for_want_of_time(
     assert not made.node(2).out_of_sync
 
 
+def test_a_backup_keeps_nobody_waiting_for_room_again_and_again(
+    made: FleetUnderTest, retention: Retention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(retention_module, "ROOM_S", 0.0)
+    monkeypatch.setattr(made.journal, "prune", lambda *bounds: asked.append(bounds))  # None: a backup came first
+    made.append(5)
+    assert not retention.make_room(more_than_fits(made))
+    assert len(asked) == 1
+
+
 def test_while_no_node_gets_deliveries_the_journal_is_the_only_copy(made: FleetUnderTest, retention: Retention) -> None:
     # Given nodes that are all out of sync, as after a restore
     made.append(5)
