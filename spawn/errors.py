@@ -39,7 +39,11 @@ class JournalDamaged(JournalError, StartError):
 
 
 class JournalFull(JournalError):
-    """No room for another update (``journal.max-bytes``, or the disk is full): answered with 507."""
+    """No room for another update: answered with 507. Of a full disk the journal itself says when it begins and ends."""
+
+
+class JournalAtLimit(JournalFull):
+    """No room within ``journal.max-bytes``."""
 
 
 class JournalBroken(JournalError):

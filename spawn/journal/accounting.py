@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from spawn.errors import JournalFull
+from spawn.errors import JournalAtLimit
 from spawn.journal.base import FileBody, NewUpdate
 
 log = logging.getLogger("spawn.journal")
@@ -49,9 +49,11 @@ class Budget:
         self._warned = 0  # how many of the warnings are out
 
     def reserve(self, size_bytes: int) -> None:
-        """Take room. Raises ``JournalFull`` and takes nothing when there is not enough."""
+        """Take room. Raises ``JournalAtLimit`` and takes nothing when there is not enough."""
         if self.used_bytes + size_bytes > self.max_bytes:
-            raise JournalFull(f"the journal is full: {self.used_bytes} of journal.max-bytes {self.max_bytes} are used")
+            raise JournalAtLimit(
+                f"the journal is full: {self.used_bytes} of journal.max-bytes {self.max_bytes} are used"
+            )
         self.used_bytes += size_bytes
         self._warn()
 

@@ -11,7 +11,7 @@ import logging
 
 from spawn.config.schema import Timeouts
 from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
-from spawn.errors import JournalBroken, JournalError, JournalFull, JournalSlow, ProtocolError
+from spawn.errors import JournalAtLimit, JournalBroken, JournalError, JournalFull, JournalSlow, ProtocolError
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers
 from spawn.http11.message import Header, Headers, Request, ResponseWriter, get, render
 from spawn.journal.base import FileBody, NewUpdate
@@ -48,7 +48,8 @@ class Updates:
                 return
             self._append(request, render(headers), get(headers, b"idempotency-key"), upload, ticket)
         except JournalFull as error:
-            self._not_taken(507, f"{error}; GET /queues tells who still needs what it holds")
+            at_limit = isinstance(error, JournalAtLimit)
+            self._not_taken(507, f"{error}; GET /queues tells who still needs what it holds" if at_limit else "")
             response.reply(507, f"the update was not taken: {error}")
             return
         except JournalBroken:
@@ -81,8 +82,10 @@ class Updates:
         return True
 
     def _not_taken(self, status: int, why: str) -> None:
+        """``why`` for the operator, unless somebody else says it."""
         self._cluster.counters.add("updates.not-taken")
-        self._turned_away.one(status, why)
+        if why:
+            self._turned_away.one(status, why)
 
     def _receive(self, request: Request) -> Upload | None:
         try:
