@@ -30,6 +30,7 @@ from spawn.nodes.balance import Balancer
 from spawn.nodes.node import Node, NodeEvent, NodeState
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.reads import _Read
+from spawn.proxy.turnedaway import TurnedAway
 from tests.support.fleets import FleetUnderTest, IdleWorker
 
 PORTS = st.sampled_from([1, 2, 3])
@@ -339,7 +340,8 @@ class FleetModel(RuleBasedStateMachine):
         )
         config = SimpleNamespace(isolate_diverged=isolate, timeouts=Timeouts(fresh=0), consistency="fresh")
         request: Any = SimpleNamespace(head=SimpleNamespace(method=b"GET", target=b"/"))
-        return _Read(cast(Cluster, cluster), cast(ProxySettings, config), floor, cast(Request, request), [], None)
+        told = TurnedAway("reads")
+        return _Read(cast(Cluster, cluster), cast(ProxySettings, config), floor, cast(Request, request), [], None, told)
 
     @invariant()
     def only_nodes_that_are_sound_speak_for_all(self) -> None:

@@ -255,7 +255,8 @@ def crash_image(cluster: Cluster, target: Path) -> Callable[[Seen], Reply]:
 
     def answer(seen: Seen) -> Reply:
         if seen.sequence:
-            shutil.copytree(cluster.state_dir, target / str(seen.sequence), ignore_dangling_symlinks=True)
+            unfinished = shutil.ignore_patterns("*.new")  # which may be renamed amid the copy
+            shutil.copytree(cluster.state_dir, target / str(seen.sequence), ignore=unfinished)
         return Reply(200)
 
     return answer
