@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from spawn.errors import AnswerCut, ClientGone, JournalError, ProtocolError
@@ -10,11 +9,9 @@ from spawn.http11.message import BodyReader, Request, ResponseWriter
 from spawn.http11.spool import Spool, SpoolFull
 from spawn.journal.base import INLINE_BODY_BYTES, Body, FileBody, Journal
 from spawn.proxy.rules import Kind
-
-log = logging.getLogger("spawn.proxy")
+from spawn.proxy.turnedaway import TurnedAway
 
 PIECE_BYTES = 65_536
-
 
 NO_ROOM = "there is no room for the body beside the journal and other bodies on their way"
 
@@ -113,7 +110,9 @@ class Upload:
         self._counted = 0
 
 
-def receive_body(request: Request, kind: Kind, make_spool: Callable[[], Spool], room: Room) -> Upload | None:
+def receive_body(
+    request: Request, kind: Kind, make_spool: Callable[[], Spool], room: Room, turned_away: TurnedAway
+) -> Upload | None:
     """The whole body of a request, or None when it has none at all; the caller discards it.
 
     Raises what ``request.body`` raises, and ``ProtocolError`` when there is no room for it.
@@ -128,10 +127,12 @@ def receive_body(request: Request, kind: Kind, make_spool: Callable[[], Spool], 
         upload.discard()
         if not error.disk:
             raise ProtocolError(413, str(error)) from None
-        log.error("%s; the request is refused with 507", error)  # a path is for the operator
+        turned_away.one(507, str(error), "disk")  # a path is for the operator
         raise ProtocolError(507, "the disk has no room for the body") from None
-    except BaseException:
+    except BaseException as error:
         upload.discard()
+        if isinstance(error, ProtocolError) and error.status == 507:
+            turned_away.one(507, f"{error.reason}; GET /queues tells who still needs what the journal holds")
         raise
     return upload
 

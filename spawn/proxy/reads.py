@@ -49,7 +49,7 @@ class Reads:
         """Answer a read. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does."""
         floor = self._cluster.freshness.floor if settings.consistency != "any" else 0  # as it stands on arrival
         headers = forward_request_headers(request, settings.trusted, self._cluster.via)
-        upload = receive_body(request, Kind.READ, self._cluster.make_spool, self._cluster.room)
+        upload = receive_body(request, Kind.READ, self._cluster.make_spool, self._cluster.room, self._turned_away)
         try:
             _Read(self._cluster, settings, floor, request, headers, upload, self._turned_away).run(response)
         finally:

@@ -48,8 +48,9 @@ class Updates:
                 return
             self._append(request, render(headers), get(headers, b"idempotency-key"), upload, ticket)
         except JournalFull as error:
-            at_limit = isinstance(error, JournalAtLimit)
-            self._not_taken(507, f"{error}; GET /queues tells who still needs what it holds" if at_limit else "")
+            self._cluster.counters.add("updates.not-taken")
+            if isinstance(error, JournalAtLimit):  # of a full disk the journal says when it begins and ends
+                self._turned_away.one(507, f"{error}; GET /queues tells who still needs what it holds")
             response.reply(507, f"the update was not taken: {error}")
             return
         except JournalBroken:
@@ -77,22 +78,18 @@ class Updates:
         refusal = self._refusal(settings)
         if refusal is None:
             return False
-        self._not_taken(503, refusal)
+        self._cluster.counters.add("updates.not-taken")
+        self._turned_away.one(503, f"{refusal}; GET /queues tells which node is in what state", refusal)
         response.reply(503, refusal, [(b"Retry-After", b"5")])
         return True
 
-    def _not_taken(self, status: int, why: str) -> None:
-        """``why`` for the operator, unless somebody else says it."""
-        self._cluster.counters.add("updates.not-taken")
-        if why:
-            self._turned_away.one(status, why)
-
     def _receive(self, request: Request) -> Upload | None:
+        cluster = self._cluster
         try:
-            return receive_body(request, Kind.UPDATE, self._cluster.make_spool, self._cluster.room)
+            return receive_body(request, Kind.UPDATE, cluster.make_spool, cluster.room, self._turned_away)
         except ProtocolError as error:
             if error.status == 507:
-                self._not_taken(507, f"{error.reason}; GET /queues tells who still needs what the journal holds")
+                cluster.counters.add("updates.not-taken")
             raise
 
     def _refusal(self, settings: ProxySettings) -> str | None:

@@ -10,6 +10,7 @@ from gevent.event import Event
 
 from spawn.delivery import policy
 from spawn.nodes.node import NodeState
+from spawn.proxy import turnedaway
 from tests.support.inprocess import Cluster, until
 from tests.support.node import Action, AppNode, Cut, Reply
 
@@ -96,7 +97,10 @@ def test_what_a_diverged_node_is_used_for(tmp_path: Path, choice: str, alone: di
         assert {cluster.get().body for _ in range(4)} == {b"a"}
 
 
-def test_nothing_is_read_from_anybody_when_all_are_isolated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_read_from_anybody_when_all_are_isolated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(turnedaway, "QUIET_S", 0.0)
     nodes = two()
     with Cluster(tmp_path, nodes, on_divergence="isolate", timeouts={"fresh": 0.05}) as cluster:
         for node in nodes:
@@ -104,7 +108,12 @@ def test_nothing_is_read_from_anybody_when_all_are_isolated(tmp_path: Path, capl
         for _ in range(2):
             got = cluster.get()
             assert (got.status, got.headers["retry-after"]) == (503, "1")
-    assert caplog.text.count("reads are turned away with 503") == 1
+        assert cluster.api("POST", f"/queues/127.0.0.1/{nodes[0].port}/clear-diverged").status == 202
+        for _ in range(2):
+            assert cluster.get().body == b"a"
+    begun, over = (each.getMessage() for each in caplog.records if each.name == "spawn.proxy")
+    assert begun.startswith("reads are turned away with 503: the nodes that serve are diverged")
+    assert over == "reads are taken again, after 2 were turned away"
 
 
 def test_a_clean_node_that_is_stale_is_preferred_to_none_and_a_fresh_diverged_one_to_it(tmp_path: Path) -> None:

@@ -408,22 +408,29 @@ def test_a_full_journal_takes_nothing_and_says_507(tmp_path: Path, journal: Mapp
         assert cluster.post(bytes(10_000)).status == 200  # room was made for it
 
 
+def said_by_the_proxy(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.name == "spawn.proxy"]
+
+
+@pytest.mark.parametrize(("body", "padding"), [(10_000, 0), (0, 6_000)])  # seen while it comes; when it is appended
 def test_clients_that_are_turned_away_are_said_once_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, body: int, padding: int
 ) -> None:
     monkeypatch.setattr(turnedaway, "QUIET_S", 0.0)
     node = AppNode()
     with Cluster(tmp_path, [node], journal={"max_bytes": 65_536}) as cluster:
         cluster.change(node, maintenance=True)
-        statuses = [cluster.post(bytes(10_000)).status for _ in range(10)]
+        headers = {"X-Padding": "x" * padding}
+        statuses = [cluster.post(bytes(body), headers=headers).status for _ in range(15)]
         refused = statuses.count(507)
-        assert refused > 1
+        assert 1 < refused < 15
         assert cluster.service.counters.value("updates.not-taken") == refused
         cluster.change(node, maintenance=False)
-        cluster.until_applied(10 - refused)
+        cluster.until_applied(15 - refused)
         cluster.until_serving(node)
-        assert cluster.post(bytes(10_000)).status == 200
-    said = [each.getMessage() for each in caplog.records if each.name == "spawn.proxy"]
+        for _ in range(2):
+            assert cluster.post(bytes(body), headers=headers).status == 200
+    said = said_by_the_proxy(caplog)
     assert len(said) == 2
     assert "updates are turned away with 507" in said[0]
     assert f"updates are taken again, after {refused} were turned away" in said[1]
@@ -505,7 +512,10 @@ def test_a_disk_that_refuses_a_body_is_507_and_its_path_is_for_the_log(
         got = cluster.post(bytes(400_000))
         assert got.status == 507
         assert gone.encode() not in got.body
-        assert gone in caplog.text
+        assert cluster.post(bytes(400_000)).status == 507
+        (line,) = said_by_the_proxy(caplog)
+        assert gone in line
+        assert cluster.service.counters.value("updates.not-taken") == 2
         assert cluster.post(b"small").sequence == 1
 
 
@@ -552,12 +562,33 @@ def test_one_node_far_behind_turns_nobody_away(tmp_path: Path) -> None:
         gate.set()
 
 
-def test_too_far_behind_means_503(tmp_path: Path) -> None:
+def test_how_far_a_node_is_that_does_not_serve_helps_nobody(tmp_path: Path) -> None:
+    gate = Event()
+    nodes = [AppNode("a"), AppNode("b", answers=lambda seen: Reply(200, gate=gate if seen.sequence else None))]
+    with Cluster(tmp_path, nodes, limits={"lag": 3}) as cluster:
+        assert {cluster.post().status for _ in range(6)} == {200}
+        cluster.until_applied(6, nodes[0])
+        nodes[0].go_away()
+        cluster.until_state(nodes[0], NodeState.DOWN)
+        assert cluster.post().status == 503
+        gate.set()
+        cluster.until_applied(6, nodes[1])
+
+
+def test_too_far_behind_means_503(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(turnedaway, "QUIET_S", 0.0)
     gate = Event()
     node = AppNode(answers=lambda seen: Reply(200, gate=gate))
     with Cluster(tmp_path, [node], limits={"lag": 3}, timeouts={"answer": 0.05}) as cluster:
         statuses = [cluster.post().status for _ in range(6)]
         assert statuses == [202, 202, 202, 202, 503, 503]
+        assert cluster.service.counters.value("updates.not-taken") == 2
         gate.set()
         cluster.until_applied(4)
-        assert cluster.post().status == 200
+        for _ in range(2):
+            assert cluster.post().status == 200
+    begun, over = said_by_the_proxy(caplog)
+    assert begun.startswith("updates are turned away with 503: every serving node is more than 3 updates behind; GET")
+    assert over == "updates are taken again, after 2 were turned away"
