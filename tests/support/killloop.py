@@ -2,7 +2,8 @@
 
 ``run_kill_loop`` carries the plan out, waits until everything is drained and judges what happened. It asserts nothing
 about the promises itself: the ``KillReport`` names what was broken and counts the rest. A kill that came too late for
-the moment that the plan has for it counts as one at random, and a moment that was never met is made up for in the end.
+the moment that the plan has for it counts as one at random, and what was never met, a moment or a fault of a node, is
+made up for in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from tests.support import history
 from tests.support.cluster import Cluster
-from tests.support.faults import Deed, Moment, Plan, Step, Verb
+from tests.support.faults import FAULTS, Deed, Moment, Plan, Step, Verb
 from tests.support.history import Applied
 from tests.support.load import Load
 from tests.support.processes import Processes
@@ -128,7 +129,7 @@ class _Loop:
             self._look(f"after a kill {step.moment.value}")
 
     def _make_up(self) -> None:
-        """Meet the moments that the plan has missed. Every node is there; in the end Spawn serves."""
+        """Meet what the plan has missed. Every node is there; in the end Spawn serves."""
         for moment in Moment:
             for _ in range(TRIES):
                 if self._met[moment]:
@@ -136,6 +137,9 @@ class _Loop:
                 if moment is Moment.RECOVERY:
                     self._step(ONE_MORE)
                 self._step(replace(ONE_MORE, moment=moment, deeds=COMEBACK if moment is Moment.CATCH_UP else ()))
+        for fault, its_end in FAULTS.items():
+            if not self._report.injected[f"node {fault.value}"]:
+                self._step(replace(ONE_MORE, deeds=(Deed(0, fault, 0.0), Deed(0, its_end, 0.8))))
         if not self._spawn.process.alive:
             self._start_spawn()
 

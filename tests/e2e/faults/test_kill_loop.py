@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from tests.support.faults import Moment, Plan, make_plan
+from tests.support.faults import FAULTS, Moment, Plan, make_plan
 from tests.support.killloop import ONE_MORE, KillReport, run_kill_loop
 from tests.support.processes import Processes
 from tests.support.repeats import Reason
@@ -32,6 +32,8 @@ def assert_worth_its_time(report: KillReport) -> None:
         assert any(f"({moment.value})" in what for what in report.injected), (
             f"{report}: nothing happened {moment.value}"
         )
+    for fault in FAULTS:
+        assert report.injected[f"node {fault.value}"], f"{report}: no node was {fault.value}"
 
 
 @pytest.mark.timeout(300)
@@ -49,7 +51,7 @@ def test_no_promise_is_broken_while_everything_is_killed(processes: Processes) -
     assert_worth_its_time(report)
 
 
-def test_a_moment_that_the_plan_has_missed_is_made_up_for(processes: Processes) -> None:
+def test_what_the_plan_has_missed_is_made_up_for(processes: Processes) -> None:
     report = run_kill_loop(processes, Plan(1, 1, 2.0, (ONE_MORE,), ()))
     assert report.faults == [], "\n".join([str(report), *report.faults])
     assert_worth_its_time(report)
