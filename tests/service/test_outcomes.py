@@ -338,16 +338,14 @@ def test_refusals_hold_a_node_only_in_a_row(tmp_path: Path, quick: None) -> None
 def test_a_second_nodes_long_answer_is_not_taken_to_its_end(tmp_path: Path) -> None:
     """Only the reference's body is somebody's; of others as much is drained as makes a connection worth keeping."""
     nodes = two()
-    nodes[1].answers = lambda seen: Reply(200, bytes(262_144) if seen.sequence else b"")
+    nodes[1].next_up.extend([Reply(200, b"short"), Reply(200, bytes(262_144)), Reply(200, bytes(262_144))])
     with Cluster(tmp_path, nodes) as cluster:
-        nodes[1].next_up.append(Reply(200, b"short"))
-        assert cluster.post().status == 200
-        cluster.until_applied(1)
-        before = nodes[1].connections
-        for _ in range(3):
-            assert cluster.post().status == 200
-        cluster.until_applied(4)
-        until(lambda: nodes[1].connections - before >= 2, "a new connection for each but the first")
+        for sequence in range(1, 5):
+            assert fetch(cluster.port, "PUT", "/x", b"x").status == 200
+            cluster.until_applied(sequence)
+        assert nodes[1].applied == [1, 2, 3, 4]
+        first, second, third, fourth = (seen.connection for seen in nodes[1].updates)
+        assert first == second < third < fourth
 
 
 def test_a_reload_reaches_the_update_in_hand(tmp_path: Path, quick: None) -> None:
@@ -426,6 +424,21 @@ def test_an_expired_credential_of_one_node_eats_no_backlog(tmp_path: Path, quick
         nodes[1].answers = None
         cluster.until_applied(30)
         assert nodes[1].applied == list(range(3, 31))
+
+
+def test_a_held_node_that_still_refuses_after_a_restart_is_held_at_once(tmp_path: Path, quick: None) -> None:
+    nodes = two()
+    nodes[1].answers = always(401)
+    with Cluster(tmp_path, nodes, delivery={"attempts": 1}) as cluster:
+        for _ in range(6):
+            assert cluster.post().status == 200
+        until(lambda: cluster.live(nodes[1]).held, "b is held")
+        cluster.restart()
+        before = len(nodes[1].updates)
+        until(lambda: len(nodes[1].updates) > before + 3, "it is probed")
+        row = cluster.queue(nodes[1])
+        assert (row["held"], row["position"]) == (True, 2)
+        assert {seen.sequence for seen in nodes[1].updates} == {1, 2, 3}
 
 
 # --- gentle catching up

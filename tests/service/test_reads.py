@@ -124,9 +124,11 @@ def test_a_stale_node_says_how_far_it_is_behind(tmp_path: Path) -> None:
         stale_pair(cluster, nodes, gate)
         got = cluster.get()
         assert (got.status, got.body, got.headers["spawn-behind"]) == (200, b"b", "1")
+        assert cluster.service.counters.value("reads.behind") == 1
         gate.set()
         cluster.until_applied(1, nodes[1])
         assert "spawn-behind" not in cluster.get().headers
+        assert cluster.service.counters.value("reads.behind") == 1
 
 
 def test_the_freshest_of_stale_nodes_is_asked(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Seen:
     target: str
     headers: Mapping[str, str]
     body: bytes
+    connection: int  # the how many-th of this node
 
     @property
     def sequence(self) -> int:
@@ -136,11 +137,11 @@ class AppNode:
         while True:
             sock, _ = listener.accept()
             self.connections += 1
-            self._spawn(self._serve, sock)
+            self._spawn(self._serve, sock, self.connections)
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, connection: int) -> None:
         with contextlib.suppress(ConnectionError, EOFError), sock, sock.makefile("rb") as stream:
-            while self._answer(sock, self._read_request(stream)):
+            while self._answer(sock, self._read_request(stream, connection)):
                 pass
 
     def _answer(self, sock: socket.socket, seen: Seen) -> bool:
@@ -159,7 +160,7 @@ class AppNode:
             self.applied.append(seen.sequence)
         return _send(sock, action, seen)
 
-    def _read_request(self, stream: io.BufferedReader) -> Seen:
+    def _read_request(self, stream: io.BufferedReader, connection: int) -> Seen:
         line = stream.readline().decode("latin-1")
         if not line:
             raise EOFError
@@ -168,7 +169,8 @@ class AppNode:
         while (line := stream.readline().decode("latin-1").strip()) != "":
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        return Seen(method, target, headers, self._read_body(stream, int(headers.get("content-length", "0"))))
+        body = self._read_body(stream, int(headers.get("content-length", "0")))
+        return Seen(method, target, headers, body, connection)
 
     def _read_body(self, stream: io.BufferedReader, length: int) -> bytes:
         body = bytearray()

@@ -27,6 +27,7 @@ class Poll:
     def __init__(self, directory: str) -> None:
         self.speakers = {"a", "b", "c"}
         self.expected = {"a", "b", "c"}
+        self.past: set[str] = set()  # speakers that are done with every update
         self.differing: list[tuple[str, int, int, int]] = []
         self.budget = MemoryBudget(1_000)
         self.directory = directory
@@ -37,6 +38,7 @@ class Poll:
             lambda: self.speakers,
             lambda: Spool(directory, 10, 10_000, self.budget),
             lambda *what: self.differing.append(what),
+            speakers_before=lambda sequence: self.speakers - self.past,
             expected_before=lambda sequence: self.expected,
         )
         self.board.agree_s = 0.05
@@ -243,6 +245,17 @@ def test_a_speaker_that_leaves_may_make_the_rest_unanimous(poll: Poll) -> None:
     poll.speakers = {"a", "b"}
     poll.board.recheck()
     assert status_of(poll.told(ticket)) == 500
+
+
+def test_a_speaker_that_took_no_part_makes_the_rest_not_unanimous(poll: Poll) -> None:
+    """An operator has taken the update out of its queue: perhaps since it was applied there already."""
+    poll.past = {"c"}
+    ticket = poll.update()
+    poll.answer("a", 500)
+    assert poll.told(ticket) is None
+    poll.answer("b", 500)
+    assert isinstance(poll.told(ticket), Accepted)
+    assert poll.reference is None
 
 
 def test_nobody_left_to_speak_is_not_unanimous(poll: Poll) -> None:
