@@ -350,7 +350,9 @@ class Fleet:
                 if node.in_doubt and node.position == sequence - 1 and node.id in self._workers:
                     self._workers[node.id].wake()  # it may have applied it: that is to be known soon
         if classify(status) is AnswerClass.GOOD:
-            self.refusals.confirm(sequence)
+            differing = self.refusals.confirm(sequence)
+            if differing:
+                self._counters.add("delivery.diverged", differing)
 
     def _vindicate(self, node_id: str, sequence: int, by_all: bool) -> None:
         worker = self._workers.get(node_id)

@@ -74,14 +74,22 @@ class Refusals:
             self._flagged.setdefault(node.id, set()).add(sequence)
         node.diverged = True
 
-    def confirm(self, sequence: int) -> None:
-        """Some node has applied the update: those that gave it up do differ."""
-        for node_id in self._by.pop(sequence, ()):
+    def confirm(self, sequence: int) -> int:
+        """Some node has applied the update: those that gave it up do differ. How many have gone on without it."""
+        gave_up = self._by.pop(sequence, ())
+        went_on = sum(self._has_gone_on(node_id, sequence) for node_id in gave_up)
+        for node_id in gave_up:
             self._flagged.pop(node_id, None)
         for node_id in self._by_all.pop(sequence, ()):  # an attempt that was under way has succeeded after all
             node = self._node_of(node_id)
             if node is not None and node.position >= sequence:
                 self._differs(node, sequence)
+        return went_on
+
+    def _has_gone_on(self, node_id: str, sequence: int) -> bool:
+        """Not so a node that was held instead."""
+        node = self._node_of(node_id)
+        return node is not None and (node.position >= sequence or sequence in self._flagged.get(node_id, ()))
 
     def retract(self, node: Node, sequence: int) -> None:
         """The node may have applied what it had given up; whether it still differs is for the operator to say."""

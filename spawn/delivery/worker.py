@@ -383,7 +383,7 @@ class Worker:
         if confirmed:
             self._diverge(f"{what}, the others have applied it, and {goes_on}")
         else:
-            if self._board.reference_of(entry) is not None:  # else it may be that nobody takes it
+            if self._board.reference_of(entry) is not None:  # else it counts once some node has taken it
                 self._counters.add("delivery.diverged")
             log.error("node %s: %s, and %s", node.name, what, goes_on)
             self._events.flagged(node, entry.sequence)

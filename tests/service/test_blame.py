@@ -244,6 +244,7 @@ def test_a_401_of_the_only_node_that_is_there_is_left_open(tmp_path: Path, expir
         assert not cluster.live(nodes[1]).diverged
         assert nodes[1].applied == ([1, 2, 3, 4, 5] if expired else [])
         assert cluster.fate(5)["reference"] == (200 if expired else None)
+        assert cluster.service.counters.value("delivery.diverged") == (5 if expired else 0)
 
 
 def test_an_expired_credential_does_not_eat_a_backlog_in_which_all_turn_some_down(tmp_path: Path) -> None:

@@ -60,11 +60,19 @@ def test_what_the_absent_node_applies_the_others_lack() -> None:
     given.away = {"c"}
     given.gives_up("a", 7)
     given.gives_up("b", 7)
-    given.refusals.confirm(7)  # by c
+    assert given.refusals.confirm(7) == 2  # by c
     given.away = set()
     for name in "abc":
         given.gives_up(name, 8)
     assert given.diverged == {"a", "b"}
+
+
+def test_a_node_that_is_held_at_an_update_does_not_lack_it_yet() -> None:
+    given = Given("a", "b", "c")
+    given.gives_up("a", 7)
+    given.refusals.note(given.nodes["b"], 7)
+    assert given.refusals.confirm(7) == 1  # by c
+    assert given.refusals.confirm(7) == 0
 
 
 def test_a_difference_that_is_known_for_sure_is_not_cleared() -> None:
