@@ -52,7 +52,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """No node has answered yet; the update will be applied."""
+    """No node has given an answer that counts yet; the update will be applied."""
 
     sequence: int
 
