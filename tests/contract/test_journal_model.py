@@ -1,10 +1,11 @@
-"""The durable journal against the one in memory: any sequence of calls, with reopening as one of them."""
+"""The durable journal against the one in memory: any sequence of calls, with reopening and crashes among them."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from spawn.errors import JournalFull, Pruned
-from spawn.journal.base import Outcome
+from spawn.journal.base import Entry, FileBody, Outcome
 from tests.support.journals import JournalUnderTest, update
 
 CONSUMERS = st.sampled_from(["a", "b"])
@@ -23,15 +24,27 @@ MAX_BYTES = 4_000  # small, so that both get full
 
 def result_of(call: Callable[[], Any]) -> Any:
     try:
-        return call()
+        return with_contents(call())
     except (JournalFull, Pruned) as error:
         return type(error)
+
+
+def with_contents(result: Any) -> Any:
+    """Body files have other names in each journal, and have to hold the same."""
+    if isinstance(result, list):
+        return [with_contents(one) for one in result]
+    if isinstance(result, Entry) and isinstance(result.body, FileBody):
+        content = Path(result.body.path).read_bytes()
+        assert len(content) == result.body.size
+        return replace(result, body=b"file:" + content)
+    return result
 
 
 class TwoJournals(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp())
+        self.uploads = 0
         self.both = [JournalUnderTest(kind, self.root / kind, MAX_BYTES) for kind in ("memory", "sqlite")]
 
     def teardown(self) -> None:
@@ -54,6 +67,17 @@ class TwoJournals(RuleBasedStateMachine):
             under.now_s += seconds
         for n in range(count):
             self.same(lambda journal, n=n: journal.append(update(n, body)))
+
+    @rule(size=st.integers(1, 900))
+    def append_large(self, size: int) -> None:
+        self.uploads += 1  # names are unique, as those of real uploads
+
+        def append(under: JournalUnderTest) -> Any:
+            body = under.spooled(bytes([size % 256]) * size, f"upload-{self.uploads}")
+            return result_of(lambda: under.journal.append(update(size, body)))
+
+        memory, sqlite = map(append, self.both)
+        assert memory == sqlite
 
     @rule(consumer=CONSUMERS, fraction=FRACTION)
     def advance(self, consumer: str, fraction: float) -> None:
@@ -101,6 +125,12 @@ class TwoJournals(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.both[1].reopen()
 
+    @rule()
+    def crash(self) -> None:
+        """Everything that was said to be durable is found again, without a stop in order."""
+        assert self.both[1].journal.flush(10)
+        self.both[1].reopen_as_after_a_kill()
+
     @invariant()
     def they_agree(self) -> None:
         self.same(lambda journal: (journal.head, journal.tail, journal.positions(), journal.usage()))
@@ -117,5 +147,5 @@ class TwoJournals(RuleBasedStateMachine):
 
 TestTwoJournals = TwoJournals.TestCase
 TestTwoJournals.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

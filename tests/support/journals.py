@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,6 +58,15 @@ class JournalUnderTest:
 
     def reopen(self) -> Journal:
         self.journal.stop(10)
+        return self.start()
+
+    def reopen_as_after_a_kill(self) -> Journal:
+        """What is in the files now is all that is left; nothing may be under way."""
+        left = self.directory.with_name(self.directory.name + "-left")
+        shutil.copytree(self.directory, left)
+        self.journal.stop(10)
+        shutil.rmtree(self.directory)
+        left.rename(self.directory)
         return self.start()
 
     def _publish(self, batch: Sequence[Published]) -> None:

@@ -1,6 +1,7 @@
-"""The soak: rounds of the kill loop and of the check of fresh reads, with new seeds, until the time is up.
+"""The soak: rounds of the kill loop, of the check of fresh reads and of the other faults, until the time is up.
 
-Run: ``python -m tests.support.soak [--minutes M] [--seed N] [--only kill|reads] [--directory D]``. Each round has the
+Run: ``python -m tests.support.soak [--minutes M] [--seed N] [--only kill|reads|others] [--directory D]``. The others
+are the tests of the fault suite about disk, network and backlog, and the models with new examples. Each round has the
 seed after that of the round before, so ``--seed``, ``--only`` and ``--minutes 0`` repeat one. A round in which a
 promise was broken keeps its directory (what the processes printed, the logs of the nodes, Spawn's state), and the exit
 status is 1. Ctrl-C ends the round at hand and shows the figures so far.
@@ -9,15 +10,20 @@ status is 1. Ctrl-C ends the round at hand and shows the figures so far.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
 
 from tests.support.faults import make_plan
 from tests.support.killloop import KillReport, run_kill_loop
@@ -25,7 +31,13 @@ from tests.support.processes import Processes
 from tests.support.registerruns import HistoryReport, run_history
 from tests.support.repeats import Reason
 
-KILL, READS = "kill", "reads"
+KILL, READS, OTHERS = "kill", "reads", "others"
+ROUNDS = (KILL, READS, KILL, READS, OTHERS)
+FAULT_SUITE = "tests/e2e/faults"
+OWN_ROUNDS = ("test_kill_loop.py", "test_fresh_reads.py")  # of the fault suite: the other kinds of rounds do that
+MODELS = ("tests/contract/test_journal_model.py", "tests/contract/test_fleet_model.py")
+OTHERS_S = 600.0  # how long a round of others may take
+LAST_WISHES_S = 60.0
 READS_ROUND_S = 30.0
 MARKED_LIMIT = 0.01  # of the reads that were made while two nodes were healthy
 SHOWN_FAULTS = 10
@@ -51,6 +63,7 @@ class Figures:
     marked: int = 0
     calm_reads: int = 0  # while two nodes were healthy
     calm_marked: int = 0
+    other_tests: Counter[str] = field(default_factory=Counter)  # by how they ended
     faults: int = 0  # sentences about what was broken, of any kind
     failed_rounds: list[str] = field(default_factory=list)
 
@@ -79,6 +92,9 @@ class Figures:
         self.calm_marked += report.marked_while_two_healthy
         self.faults += len(report.faults)
 
+    def add_others(self, ended: Counter[str]) -> None:
+        self.other_tests.update(ended)
+
     @property
     def marked_share(self) -> float:
         return self.calm_marked / max(1, self.calm_reads)
@@ -86,10 +102,11 @@ class Figures:
     @property
     def good(self) -> bool:
         broken = self.lost + self.invented + self.reordered + self.stale + self.repeats[Reason.UNEXPLAINED]
+        broken += self.other_tests["failure"] + self.other_tests["error"]
         return not (broken or self.faults or self.failed_rounds or self.marked_share > MARKED_LIMIT)
 
     def rows(self) -> Iterable[tuple[str, str]]:
-        yield "rounds", ", ".join(f"{count} {kind}" for kind, count in sorted(self.rounds.items())) or "0"
+        yield "rounds", count_text(self.rounds)
         yield "updates sent", f"{self.sent:,}"
         yield "  acknowledged", f"{self.acknowledged:,}"
         yield "  without an answer", f"{self.unanswered:,}"
@@ -108,12 +125,17 @@ class Figures:
         yield "  marked Spawn-Behind", f"{self.marked:,} ({self.marked / max(1, self.reads):.2%})"
         yield "  the same, two nodes healthy", f"{self.calm_marked:,} ({self.marked_share:.2%})"
         yield "  failed", f"{self.failed_reads:,}"
+        yield "other tests of the fault suite", count_text(self.other_tests)
         yield "sentences about what was broken", str(self.faults)
 
     def __str__(self) -> str:
         rows = list(self.rows())
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def count_text(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "0"
 
 
 class Soak:
@@ -123,7 +145,7 @@ class Soak:
         self.figures = Figures()
         self._directory = directory
         self._seed = seed
-        self._kinds = [only] if only else [KILL, READS]
+        self._kinds = (only,) if only else ROUNDS
         self._say = say
 
     def run(self, minutes: float) -> None:
@@ -142,7 +164,7 @@ class Soak:
         faults: list[str] = []
         summary = f"seed {seed}: broken off"
         try:
-            faults, summary = (self._kill if kind == KILL else self._reads)(processes, seed)
+            faults, summary = {KILL: self._kill, READS: self._reads, OTHERS: self._others}[kind](processes, seed)
         except AssertionError as error:
             faults = [str(error)]
         finally:  # Ctrl-C too
@@ -174,12 +196,57 @@ class Soak:
             f"{report.stale} stale, {report.marked} marked"
         )
 
+    def _others(self, processes: Processes, seed: int) -> tuple[list[str], str]:
+        directory = processes.directory
+        report = directory / "report.xml"
+        options = ("-q", "-p", "no:cacheprovider", f"--basetemp={directory / 'tests'}", f"--junit-xml={report}")
+        own = [f"--ignore={FAULT_SUITE}/{name}" for name in OWN_ROUNDS]
+        command = [sys.executable, "-m", "pytest", *options, *own, f"--hypothesis-seed={seed}", FAULT_SUITE, *MODELS]
+        with open(directory / "pytest.out", "w", encoding="utf-8") as output:
+            code = run_to_its_end(command, output, OTHERS_S)
+        ended, faults = read_outcomes(report)
+        self.figures.add_others(ended)
+        if code != 0 and not faults:
+            faults = [f"pytest ended with {code}"]
+        self.figures.faults += len(faults)
+        return faults, f"seed {seed}: {count_text(ended)}"
+
+
+def run_to_its_end(command: Sequence[str], output: IO[str], timeout_s: float) -> int:
+    """The exit code. Tests are never killed at once: they have processes of their own, and end them."""
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout_s)
+    finally:  # Ctrl-C too
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LAST_WISHES_S)
+        if process.poll() is None:
+            process.kill()
+    return process.wait()
+
+
+def read_outcomes(report: Path) -> tuple[Counter[str], list[str]]:
+    """How tests ended, by pytest's JUnit report, and a line for each that did not pass."""
+    ended: Counter[str] = Counter()
+    faults: list[str] = []
+    if not report.exists():
+        return ended, faults
+    for test in ElementTree.parse(report).iter("testcase"):
+        bad = [part for part in test if part.tag in ("failure", "error")]
+        word = bad[0].tag if bad else "skipped" if test.find("skipped") is not None else "passed"
+        ended[word] += 1
+        faults += [f"{test.get('classname')}::{test.get('name')}: {part.get('message')}" for part in bad]
+    return ended, faults
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description="Spawn under fire, round after round.")
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=None, help="of the first round; default: at random")
-    parser.add_argument("--only", choices=(KILL, READS), default=None, help="one kind of rounds")
+    parser.add_argument("--only", choices=(KILL, READS, OTHERS), default=None, help="one kind of rounds")
     parser.add_argument("--directory", type=Path, default=None, help="for the rounds; default: a temporary one")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(1_000_000_000)

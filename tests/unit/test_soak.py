@@ -13,7 +13,7 @@ from tests.support.killloop import KillReport
 from tests.support.processes import Processes
 from tests.support.registerruns import HistoryReport
 from tests.support.repeats import Reason
-from tests.support.soak import KILL, Figures, Soak, conclude
+from tests.support.soak import KILL, Figures, Soak, conclude, read_outcomes
 
 
 def kill_report(**changed: object) -> KillReport:
@@ -54,6 +54,45 @@ def test_whatever_the_readers_find_is_a_failure(report: HistoryReport) -> None:
     figures = Figures()
     figures.add_reads(report)
     assert not figures.good
+
+
+REPORT = """<?xml version="1.0" encoding="utf-8"?>
+<testsuites><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="4" time="9.9">
+<testcase classname="tests.e2e.faults.test_disk_clock" name="test_a"><system-out>ERROR x</system-out></testcase>
+<testcase classname="tests.e2e.faults.test_disk_full" name="test_b"><skipped message="needs root" /></testcase>
+<testcase classname="tests.e2e.faults.test_disk_damage" name="test_c"><failure message="silent">...</failure>
+</testcase>
+<testcase classname="tests.e2e.faults.test_backlog" name="test_d"><error message="left running">...</error>
+</testcase></testsuite></testsuites>
+"""
+
+
+def test_how_the_other_tests_ended_is_read_off_their_report(tmp_path: Path) -> None:
+    (tmp_path / "report.xml").write_text(REPORT)
+    ended, faults = read_outcomes(tmp_path / "report.xml")
+    assert ended == {"passed": 1, "skipped": 1, "failure": 1, "error": 1}
+    assert faults == [
+        "tests.e2e.faults.test_disk_damage::test_c: silent",
+        "tests.e2e.faults.test_backlog::test_d: left running",
+    ]
+    assert read_outcomes(tmp_path / "none.xml") == ({}, [])
+
+
+def test_tests_that_take_too_long_are_asked_to_end_so_that_they_end_what_they_started(tmp_path: Path) -> None:
+    script = "trap 'kill $!; echo asked; exit 3' INT; sleep 60 & wait"
+    with open(tmp_path / "output", "w+", encoding="utf-8") as output:
+        code = soak.run_to_its_end(["sh", "-c", script], output, timeout_s=1.0)
+        output.seek(0)
+        assert (code, output.read()) == (3, "asked\n")
+
+
+def test_a_round_of_others_that_fails_is_a_failure() -> None:
+    figures = Figures()
+    figures.add_others(Counter({"passed": 30}))
+    assert figures.good
+    figures.add_others(Counter({"passed": 29, "failure": 1}))
+    assert not figures.good
+    assert "1 failure, 59 passed" in str(figures)
 
 
 def run_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: Callable[..., KillReport]) -> tuple[int, list[str]]:
