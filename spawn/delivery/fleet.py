@@ -437,7 +437,17 @@ class Fleet:
 
     def _say_that_nobody_serves(self) -> None:
         kept = "updates are kept and answered with 202"
-        log.error("no node serves: reads get 503, %s", kept if self.any_in_sync() else "so do updates")
+        behind = 'reads are answered by a node that lacks updates (503 with "consistency": "strict")'
+        log.error(
+            "no node serves: %s, %s",
+            behind if self.present() else "reads get 503",
+            kept if self.any_in_sync() else "updates get 503",
+        )
+
+    def is_about_to_serve(self) -> bool:
+        """Whether no node serves, and one that is well only lacks some updates."""
+        catching_up = (node for node in self.registry.nodes if node.state is NodeState.CATCHING_UP)
+        return self._nobody_serves and any(not (node.held or node.out_of_sync) for node in catching_up)
 
     def any_in_sync(self) -> bool:
         """Whether there is a node that would ever apply an update."""

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 
+import gevent
 import msgspec
 from gevent.event import Event
 from gevent.lock import RLock
@@ -64,6 +65,8 @@ log = logging.getLogger("spawn.service")
 SPOOL_MEMORY_BYTES = 33_554_432  # over all bodies on their way; files beyond
 ADMIN_BODY_BYTES = 1_048_576
 ADMIN_CONNECTIONS = 1_000
+CATCH_UP_S = 1.0  # a start waits no longer than this for a node that is nearly there
+CATCH_UP_LOOK_S = 0.005
 BROKEN_STOP_S = 0.5  # with a broken journal nothing is worth waiting for
 RESTORED = (
     "started with --restored: the journal has a new identity (%s) and goes on after update %d; all nodes are out of "
@@ -169,11 +172,18 @@ class Service:
             log.warning(RESTORED, self._journal.uuid, self._journal.head)
         self._api_server.start()  # GET /health says that the service is starting
         self._checker.wait_first_round()  # so that the first request finds a decided state
+        self._let_catch_up()
         self._retention.start()
         self._proxy_server.start()
         self.phase = "serving"
         self._fleet.announce()
         self._announce()
+
+    def _let_catch_up(self) -> None:
+        """After a kill every node is given its last few updates again: no reason to meet the first clients with 202."""
+        until_s = time.monotonic() + CATCH_UP_S
+        while self._fleet.is_about_to_serve() and time.monotonic() < until_s:
+            gevent.sleep(CATCH_UP_LOOK_S)
 
     def _check_restorable(self) -> None:
         """Before anything is made."""
