@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -31,6 +32,9 @@ class Way:
 GOOD = Way()
 CUT = Way(loss=1.0)
 
+_FIRST = random.randrange(32_768)
+_numbers = itertools.count()
+
 
 class Link:
     """The link to one namespace. Start it first; the namespace lives as long as the link or a process in it."""
@@ -38,10 +42,12 @@ class Link:
     def __init__(self, processes: Processes, name: str = "link", seed: int | None = None) -> None:
         seed = random.randrange(1 << 32) if seed is None else seed
         print(f"seed of {name}: {seed}")
-        # Addresses of RFC 2544 (benchmarks): nobody routes them. A /30 at random, so that two test runs rarely meet.
-        base = random.randrange(1, 32_767) * 4
+        number = next(_numbers)
+        # Addresses of RFC 2544 (benchmarks): nobody routes them. The first link of a run has a /30 at random, so that
+        # two runs rarely meet, and each further link has the next one.
+        base = (_FIRST + number) % 32_768 * 4
         self.here, self.host = (f"198.{18 + base // 65_536}.{base // 256 % 256}.{base % 256 + n}" for n in (1, 2))
-        self.device = f"spawn{os.getpid() % 100_000}x{random.randrange(1_000)}"
+        self.device = f"spawn{os.getpid() % 100_000}x{number % 10_000}"
         self._control = processes.directory / f"{name}.control"
         self._version = 0
         command = [sys.executable, "-m", "tests.support.wire"]
