@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Mapping
 
-import gevent
 import msgspec
 from gevent.event import Event
 from gevent.lock import RLock
@@ -66,7 +65,6 @@ SPOOL_MEMORY_BYTES = 33_554_432  # over all bodies on their way; files beyond
 ADMIN_BODY_BYTES = 1_048_576
 ADMIN_CONNECTIONS = 1_000
 CATCH_UP_S = 1.0  # a start waits no longer than this for a node that is nearly there
-CATCH_UP_LOOK_S = 0.005
 BROKEN_STOP_S = 0.5  # with a broken journal nothing is worth waiting for
 RESTORED = (
     "started with --restored: the journal has a new identity (%s) and goes on after update %d; all nodes are out of "
@@ -181,9 +179,7 @@ class Service:
 
     def _let_catch_up(self) -> None:
         """After a kill every node is given its last few updates again: no reason to meet the first clients with 202."""
-        until_s = time.monotonic() + CATCH_UP_S
-        while self._fleet.is_about_to_serve() and time.monotonic() < until_s:
-            gevent.sleep(CATCH_UP_LOOK_S)
+        self._freshness.wait_for(self._freshness.floor, lambda: not self._fleet.is_about_to_serve() or None, CATCH_UP_S)
 
     def _check_restorable(self) -> None:
         """Before anything is made."""

@@ -37,7 +37,7 @@ FAULT_SUITE = "tests/e2e/faults"
 OWN_ROUNDS = ("test_kill_loop.py", "test_fresh_reads.py")  # of the fault suite: the other kinds of rounds do that
 MODELS = ("tests/contract/test_journal_model.py", "tests/contract/test_fleet_model.py")
 OTHERS_S = 600.0  # how long a round of others may take
-LAST_WISHES_S = 60.0
+LAST_WISHES_S = 60.0  # and how long its tests may take to end what they have started
 READS_ROUND_S = 30.0
 MARKED_LIMIT = 0.01  # of the reads that were made while two nodes were healthy
 SHOWN_FAULTS = 10
@@ -92,8 +92,9 @@ class Figures:
         self.calm_marked += report.marked_while_two_healthy
         self.faults += len(report.faults)
 
-    def add_others(self, ended: Counter[str]) -> None:
+    def add_others(self, ended: Counter[str], faults: Sequence[str]) -> None:
         self.other_tests.update(ended)
+        self.faults += len(faults)
 
     @property
     def marked_share(self) -> float:
@@ -102,7 +103,6 @@ class Figures:
     @property
     def good(self) -> bool:
         broken = self.lost + self.invented + self.reordered + self.stale + self.repeats[Reason.UNEXPLAINED]
-        broken += self.other_tests["failure"] + self.other_tests["error"]
         return not (broken or self.faults or self.failed_rounds or self.marked_share > MARKED_LIMIT)
 
     def rows(self) -> Iterable[tuple[str, str]]:
@@ -205,16 +205,19 @@ class Soak:
         with open(directory / "pytest.out", "w", encoding="utf-8") as output:
             code = run_to_its_end(command, output, OTHERS_S)
         ended, faults = read_outcomes(report)
-        self.figures.add_others(ended)
         if code != 0 and not faults:
             faults = [f"pytest ended with {code}"]
-        self.figures.faults += len(faults)
+        self.figures.add_others(ended, faults)
         return faults, f"seed {seed}: {count_text(ended)}"
 
 
 def run_to_its_end(command: Sequence[str], output: IO[str], timeout_s: float) -> int:
-    """The exit code. Tests are never killed at once: they have processes of their own, and end them."""
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    """The exit code. Tests are never killed at once: they have processes of their own, and end them.
+
+    They are a process group of their own, so that Ctrl-C reaches them once, through us: a second one would cut short
+    what the first has begun.
+    """
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, process_group=0)
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(timeout_s)
