@@ -21,6 +21,7 @@ from gevent.socket import socket
 from spawn.errors import ClientGone
 from spawn.http11.deadlines import Deadlines
 from spawn.http11.fairness import Share
+from spawn.http11.readiness import Readiness, raw_socket, receive
 
 MIN_BYTES_PER_S = 500  # slower clients, either way, are cut after their time-out
 RECEIVE_BYTES = 65_536
@@ -37,10 +38,13 @@ class TimedOut(Exception):
 class Channel:
     """One accepted socket. Belongs to one greenlet."""
 
-    __slots__ = ("_handed", "_queued", "_window_s", "buffer", "reading_head", "share", "sock", "watch")
+    __slots__ = ("_handed", "_queued", "_raw", "_readiness", "_window_s", "buffer", "reading_head", "share", "sock",
+                 "watch")  # fmt: skip
 
     def __init__(self, sock: socket, deadlines: Deadlines) -> None:
         self.sock = sock
+        self._raw = raw_socket(sock)
+        self._readiness = Readiness(sock)
         self.buffer = b""  # received and not used yet
         self.reading_head = False  # some bytes of a head are there, and more are waited for
         self.watch = deadlines.watch(sock, SHUT_RD)
@@ -51,10 +55,13 @@ class Channel:
         with contextlib.suppress(OSError):  # gone already; the first receive will say so
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
-    def receive(self, limit_bytes: int = RECEIVE_BYTES) -> bytes:
-        """Wait for bytes from the socket (not from ``buffer``); ``b""`` at the end. Raises TimedOut and ClientGone."""
+    def receive(self, limit_bytes: int = RECEIVE_BYTES, *, first_wait: bool = False) -> bytes:
+        """Wait for bytes from the socket (not from ``buffer``); ``b""`` at the end. Raises TimedOut and ClientGone.
+
+        ``first_wait``: they are not expected to be there, so that a look before the wait would be in vain.
+        """
         try:
-            data = self.sock.recv(limit_bytes)
+            data = receive(self._raw, self._readiness, limit_bytes, first_wait)
         except OSError as error:
             if self.watch.expired:
                 raise TimedOut from None
@@ -66,7 +73,7 @@ class Channel:
     def send(self, data: bytes, timeout_s: float) -> None:
         """Hand all of ``data`` to the kernel. Raises ClientGone."""
         try:
-            sent = self.sock.send(data, 0, 0.0)  # type: ignore[call-arg]  # the stubs lack gevent's third parameter
+            sent = self._raw.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -101,6 +108,7 @@ class Channel:
 
     def close(self) -> None:
         self.watch.cancel()
+        self._readiness.close()
         self.sock.close()
 
     def _send_slowly(self, rest: memoryview, timeout_s: float) -> None:

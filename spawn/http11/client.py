@@ -204,7 +204,7 @@ class _Exchange:
         self._start_head_clock()
         while self._head is None:
             try:
-                data = self._connection.receive(self._head_time_left_s())
+                data = self._connection.receive(self._head_time_left_s(), first_wait=True)
             except OSError as error:
                 raise self._unknown(lost or _text(error)) from None
             if not data:

@@ -28,8 +28,9 @@ from gevent import socket
 from gevent.select import poll
 
 from spawn.errors import NotSent
-from spawn.http11.deadlines import Deadlines
+from spawn.http11.deadlines import Deadlines, wake
 from spawn.http11.progress import Progress
+from spawn.http11.readiness import Readiness, raw_socket, receive
 from spawn.http11.resolver import Address, Resolver
 
 RECEIVE_BYTES = 65_536
@@ -41,6 +42,8 @@ class Connection:
     """A connected socket with a deadline for each wait."""
 
     __slots__ = (
+        "_raw",
+        "_readiness",
         "_sock",
         "_timeout_s",
         "_watch",
@@ -57,6 +60,8 @@ class Connection:
 
     def __init__(self, sock: socket.socket, deadlines: Deadlines, peer: tuple[str, int]) -> None:
         self._sock = sock
+        self._raw = raw_socket(sock)
+        self._readiness = Readiness(sock)
         self._watch = deadlines.watch(sock, SHUT_RDWR)
         self._watch.renew = self._more_time_s
         self._timeout_s = 0.0
@@ -75,42 +80,52 @@ class Connection:
         """Whether an end of file is of our own making: the deadline passed, or ``wake`` was called."""
         return self.expired or self.woken
 
-    def is_quiet(self) -> bool:
-        """Whether an idle connection may be used: there is neither an end of file nor a byte nobody asked for."""
+    def is_quiet(self, *, now: bool = True) -> bool:
+        """Whether an idle connection may be used: there is neither an end of file nor a byte nobody asked for.
+
+        ``now``: ask the kernel, else what the event loop saw when it last looked has to do, which costs nothing.
+        """
+        if self._readiness.unasked:
+            return False
+        if not now:
+            return True
         try:
-            return self._receive_now(1, MSG_PEEK) is None
+            self._raw.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            return True
         except OSError:
             return False
+        return False
 
     def receive_now(self) -> bytes | None:
         """What has arrived, ``b""`` at the end, None when there is nothing yet. Raises ``OSError``."""
-        return self._receive_now(RECEIVE_BYTES, 0)
-
-    def receive(self, timeout_s: float, limit_bytes: int = RECEIVE_BYTES) -> bytes:
-        """Wait for bytes; ``b""`` at the end or when time is up (see ``cut_short``). Raises ``OSError``."""
-        self._timeout_s = timeout_s
-        self._watch.arm(timeout_s)
         try:
-            return self._sock.recv(limit_bytes)
-        except OSError:
-            if (
-                self._watch.expired or self.woken
-            ):  # a shutdown from within this process is an error to gevent, not an end of file
-                return b""
-            raise
-        finally:
-            self._end_wait()
+            return self._raw.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
 
-    def send_now(self, data: memoryview) -> int:
+    def receive(self, timeout_s: float, limit_bytes: int = RECEIVE_BYTES, *, first_wait: bool = False) -> bytes:
+        """Wait for bytes; ``b""`` at the end or when time is up (see ``cut_short``). Raises ``OSError``.
+
+        ``first_wait``: they are not expected to be there, so that a look before the wait would be in vain.
+        """
+        self._timeout_s = timeout_s
+        watch = self._watch
+        watch.arm(timeout_s)
+        try:
+            return receive(self._raw, self._readiness, limit_bytes, first_wait)
+        finally:
+            watch.disarm()
+            if watch.expired:
+                self.expired = True
+
+    def send_now(self, data: bytes | memoryview) -> int:
         """How many bytes the kernel took, 0 when it takes none now. Raises ``OSError``."""
-        self._sock.settimeout(0.0)
         self.in_order = False
         try:
-            return self._sock.send(data)
+            return self._raw.send(data)
         except BlockingIOError:
             return 0
-        finally:
-            self._sock.settimeout(None)
 
     def wait_either(self, timeout_s: float, progress: Progress) -> None:
         """Wait until bytes can be sent or have arrived, or time is up (the next send fails then).
@@ -128,44 +143,30 @@ class Connection:
         try:
             both.poll()
         finally:
-            self._end_wait()
+            self._watch.disarm()
+            if self._watch.expired:
+                self.expired = True
 
     def wake(self) -> None:
         """Make the owner come back with an error."""
         self.woken = True
         if not self.closed:
-            try:
-                self._sock.shutdown(SHUT_RDWR)
-            except OSError:
-                return  # the node was quicker
+            wake(self._sock, SHUT_RDWR)
 
     def close(self) -> None:
         if not self.closed:
             self.closed = True
             self._watch.cancel()
+            self._readiness.close()
             if self.in_order:
                 self._sock.setsockopt(SOL_SOCKET, SO_LINGER, CLOSE)
             self._sock.close()
-
-    def _end_wait(self) -> None:
-        self._watch.disarm()
-        if self._watch.expired:
-            self.expired = True
 
     def _more_time_s(self) -> float:
         """Asked by the sweeper when time is up: some more if the node still takes the request, and fast enough."""
         if self.progress is None:
             return 0.0
         return self._timeout_s if self.progress.look(_unsent_bytes(self._sock)) else 0.0
-
-    def _receive_now(self, limit_bytes: int, flags: int) -> bytes | None:
-        self._sock.settimeout(0.0)
-        try:
-            return self._sock.recv(limit_bytes, flags)
-        except BlockingIOError:
-            return None
-        finally:
-            self._sock.settimeout(None)
 
 
 def _unsent_bytes(sock: socket.socket) -> int:

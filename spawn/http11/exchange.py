@@ -11,6 +11,7 @@ answer cannot carry a header that was not given as one (CR, LF and NUL are refus
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from typing import Protocol
 from spawn.errors import ClientGone, ProtocolError, SpawnError
 from spawn.http11.bodies import LAST_CHUNK, BodyDecoder
 from spawn.http11.channel import MIN_BYTES_PER_S, RECEIVE_BYTES, Channel, TimedOut
-from spawn.http11.message import Header, RequestHead
+from spawn.http11.message import Header, RequestHead, render
 
 DRAIN_BYTES = 65_536  # of a body nobody read are swallowed to keep a connection; beyond that a new one is cheaper
 JOIN_BYTES = 65_536  # a head is copied in front of at most so much body to save a send
@@ -28,6 +29,7 @@ JOIN_BYTES = 65_536  # a head is copied in front of at most so much body to save
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
+_REASON = re.compile(rb"[^\r\n\x00]*")
 _OURS = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:")
 
 
@@ -206,23 +208,20 @@ class Answer:
 
     def start(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
         """See ``message.ResponseWriter``. Raises ``ValueError`` for what must not go on the wire."""
-        if self.started:
-            raise ValueError("the answer has already begun")
-        if not 200 <= status <= 599:
-            raise ValueError(f"{status} is not the status of a final answer")
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        text = b"".join(lines)
-        if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
+        headers = list(headers)
+        text = render(headers)
+        lines = len(headers)
+        if text.count(b"\n") != lines or text.count(b"\r") != lines or b"\0" in text or not _REASON.fullmatch(reason):
             raise ValueError("a line break or NUL in a header of an answer")
-        lower = text.lower()
+        lower = b"\n" + text.lower()
         for name in _OURS:
             if name in lower:
                 raise ValueError(f"the header {name[1:-1].decode()} is the server's to give")
-        if b"\ndate:" not in lower:
-            text += b"Date: %b\r\n" % self._context.date()
-        self._queued = text + self._frame(status, length) + b"\r\n"
-        self._status = status
+        self._queue(status, reason, text, length)
+
+    def pass_on(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
+        """See ``message.ResponseWriter``."""
+        self._queue(status, reason, render(headers), length)
 
     def write(self, data: bytes) -> None:
         """See ``message.ResponseWriter``."""
@@ -272,6 +271,16 @@ class Answer:
         if not self._bodyless:
             self.write(body)
         self.finish()
+
+    def _queue(self, status: int, reason: bytes, lines: bytes, length: int | None) -> None:
+        if self.started:
+            raise ValueError("the answer has already begun")
+        if not 200 <= status <= 599:
+            raise ValueError(f"{status} is not the status of a final answer")
+        if b"\ndate:" not in lines.lower() and lines[:5].lower() != b"date:":
+            lines += b"Date: %b\r\n" % self._context.date()
+        self._queued = b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason, lines, self._frame(status, length))
+        self._status = status
 
     def _frame(self, status: int, length: int | None) -> bytes:
         """Choose the framing (RFC 9112 §6.3) and return the header lines that tell it."""

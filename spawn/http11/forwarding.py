@@ -13,11 +13,11 @@ behind it. Invariants:
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from spawn.errors import ProtocolError
-from spawn.http11.message import Header, Headers, Request, ResponseHead, get, get_all
+from spawn.http11.message import Header, Headers, Request, ResponseHead, get, get_all, lower_names
 
 # RFC 9110 §7.6.1, and: Trailer, because trailers are dropped; HTTP2-Settings (RFC 7540 §3.2.1), because it belongs to
 # an upgrade; the Proxy-* fields of RFC 9110 §11.7, because they concern the next hop only (a client's
@@ -47,6 +47,9 @@ _NOT_FORWARDED_REQUEST = _NOT_FORWARDED | {b"expect", b"host", b"x-forwarded-for
 
 # Claims about the client that only a trusted proxy may make. X-Forwarded-* are matched by prefix.
 _CLAIMS = frozenset((b"forwarded", b"x-real-ip"))
+
+_NOTHING: frozenset[bytes] = frozenset()
+_NO_HEADERS: Headers = []
 
 _OVERRIDES = frozenset((b"x-http-method-override", b"x-method-override", b"x-http-method"))
 
@@ -83,9 +86,12 @@ def plain_ip(ip: str) -> str:
     return ip[7:] if ip[:7].lower() == "::ffff:" and "." in ip else ip
 
 
-def method_override(headers: Headers) -> bool:
-    """Whether the request asks to be treated as another method than the one in its request line."""
-    return any(name.lower() in _OVERRIDES for name, _ in headers)
+def method_override(names: Iterable[bytes]) -> bool:
+    """Whether the request asks to be treated as another method than the one in its request line.
+
+    ``names`` are those of its headers, in lower case.
+    """
+    return not _OVERRIDES.isdisjoint(names)
 
 
 def method_override_in(lines: bytes) -> bool:
@@ -100,15 +106,16 @@ def forward_request_headers(request: Request, trusted: TrustedProxies, via_name:
     ``Host`` is the one the client named, and absent when it named none (HTTP/1.0).
     """
     head = request.head
-    refuse_loop(head.headers, via_name)
+    headers, names = head.headers, head.names
+    if b"via" in names:
+        refuse_loop(headers, via_name)
     believed = request.peer in trusted
-    named = _named_by_connection(head.headers)
+    named = _named_by_connection(headers) if b"connection" in names else _NOTHING
     result: Headers = []
-    host = head.host or get(head.headers, b"host")
+    host = head.host or get(headers, b"host")
     if host is not None:
         result.append((b"Host", host))
-    for header in head.headers:
-        name = header[0].lower()
+    for header, name in zip(headers, names, strict=True):
         if name in _NOT_FORWARDED_REQUEST or name[:6] == b"spawn-" or b"_" in name:
             continue
         if name[:12] == b"x-forwarded-" or name in _CLAIMS:
@@ -116,19 +123,20 @@ def forward_request_headers(request: Request, trusted: TrustedProxies, via_name:
                 result.append(header)
         elif name not in named:
             result.append(header)
-    result.extend(_forwarded(request, host, result if believed else []))
+    result += _forwarded(request, host, result if believed else _NO_HEADERS)
     result.append((b"Via", b"1.%d %b" % (head.minor, via_name)))
     return result
 
 
 def forward_response_headers(head: ResponseHead, via_name: bytes) -> Headers:
     """The headers of a node's answer that its client gets, without framing."""
-    named = _named_by_connection(head.headers)
-    result: Headers = []
-    for header in head.headers:
-        name = header[0].lower()
-        if name not in _NOT_FORWARDED and name[:6] != b"spawn-" and name not in named:
-            result.append(header)
+    headers, names = head.headers, head.names
+    named = _named_by_connection(headers) if b"connection" in names else _NOTHING
+    result = [
+        header
+        for header, name in zip(headers, names, strict=True)
+        if name not in _NOT_FORWARDED and name[:6] != b"spawn-" and name not in named
+    ]
     result.append((b"Via", b"1.%d %b" % (head.minor, via_name)))
     return result
 
@@ -146,22 +154,29 @@ def replace_headers(lines: bytes, replaced: Mapping[str, str]) -> bytes:
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     """The names that Connection lists, but for those it has no say about; ``close`` among them does no harm."""
     values = get_all(headers, b"connection")
-    if not values:
-        return frozenset()
+    if values == [b"keep-alive"]:  # what most say who say anything
+        return _NOTHING
     names = {token.strip(b" \t").lower() for value in values for token in value.split(b",")}
     return frozenset(name for name in names - _NEVER_BY_CONNECTION if not name.startswith(b"x-forwarded-"))
 
 
 def _forwarded(request: Request, host: bytes | None, believed: Headers) -> list[Header]:
     """X-Forwarded-For, and -Proto and -Host unless a trusted proxy said them (they are in ``believed`` then)."""
-    peer = plain_ip(request.peer).encode("ascii", "replace")
-    chain = get_all(request.head.headers, b"x-forwarded-for") if believed else []
-    result = [(b"X-Forwarded-For", b", ".join([value for value in chain if value] + [peer]))]
-    if get(believed, b"x-forwarded-proto") is None:
+    said = lower_names(believed)
+    chain = _plain_bytes(request.peer)
+    if believed and (values := [value for value in get_all(request.head.headers, b"x-forwarded-for") if value]):
+        chain = b", ".join([*values, chain])
+    result = [(b"X-Forwarded-For", chain)]
+    if b"x-forwarded-proto" not in said:
         result.append((b"X-Forwarded-Proto", request.scheme))
-    if host and get(believed, b"x-forwarded-host") is None:
+    if host and b"x-forwarded-host" not in said:
         result.append((b"X-Forwarded-Host", host))
     return result
+
+
+@lru_cache(maxsize=1024)
+def _plain_bytes(peer: str) -> bytes:
+    return plain_ip(peer).encode("ascii", "replace")
 
 
 def refuse_loop(headers: Headers, via_name: bytes) -> None:

@@ -7,15 +7,15 @@ stripped of the optional white space around them (RFC 9110 §5.5) and otherwise 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(Struct, frozen=True, gc=False):
     """How the length of a body is known (RFC 9112 §6.3). At most one of the three is set; none: no body at all."""
 
     length: int | None = None  # Content-Length, 0 included
@@ -30,8 +30,7 @@ class Framing:
 NO_BODY = Framing()
 
 
-@dataclass(slots=True)
-class RequestHead:
+class RequestHead(Struct):
     """A request line and headers that passed every check of ``wire``."""
 
     method: bytes
@@ -43,10 +42,14 @@ class RequestHead:
     keep_alive: bool
     expect_continue: bool = False
     dropped_headers: int = 0  # names with an underscore, removed
+    names: list[bytes] = []  # of ``headers``, in lower case; made from them if not given
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            self.names = lower_names(self.headers)
 
 
-@dataclass(slots=True)
-class ResponseHead:
+class ResponseHead(Struct):
     """A final status line and headers of a node's answer."""
 
     status: int
@@ -55,6 +58,11 @@ class ResponseHead:
     headers: Headers
     framing: Framing  # NO_BODY for HEAD, 204 and 304 whatever the headers say
     keep_alive: bool
+    names: list[bytes] = []  # as of a ``RequestHead``
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            self.names = lower_names(self.headers)
 
 
 class BodyReader(Protocol):
@@ -68,8 +76,7 @@ class BodyReader(Protocol):
         """
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """A request as the proxy's handler gets it."""
 
     head: RequestHead
@@ -97,6 +104,9 @@ class ResponseWriter(Protocol):
         A head is sent together with the first ``write`` or at ``finish``, whichever comes first.
         """
 
+    def pass_on(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
+        """``start`` with headers that were part of a message already and passed every check of ``wire`` there."""
+
     def write(self, data: bytes) -> None:
         """Send a part of the body. Raises ``ClientGone`` when the client is gone or takes nothing for too long."""
 
@@ -111,6 +121,11 @@ class ResponseWriter(Protocol):
 
     def reply(self, status: int, message: str, headers: Iterable[Header] = ()) -> None:
         """A whole small answer of Spawn's own, JSON ``{"error": status, "message": message}``."""
+
+
+def lower_names(headers: Headers) -> list[bytes]:
+    """The names of ``headers`` in their order, in lower case."""
+    return [name.lower() for name, _ in headers]
 
 
 def get_all(headers: Headers, name: bytes) -> list[bytes]:
@@ -128,4 +143,5 @@ def get(headers: Headers, name: bytes) -> bytes | None:
 
 def render(headers: Iterable[Header]) -> bytes:
     """Header lines as they go on the wire, each ended by CRLF."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    lines = b"\r\n".join(map(b": ".join, headers))
+    return lines + b"\r\n" if lines else b""

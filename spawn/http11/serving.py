@@ -104,7 +104,7 @@ class Connection:
             channel.watch.arm(server.timeouts.idle if self._served else server.timeouts.head, SHUT_RD)
             self._idle = True
             try:
-                data = channel.receive()
+                data = channel.receive(first_wait=True)
             except TimedOut:
                 return None
             if not data:

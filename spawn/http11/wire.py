@@ -1,10 +1,10 @@
 """The codec of message heads: bytes in, a checked head or one clear refusal out. No I/O.
 
-Strategy: find the end of the head here (bounded), check the request or status line here, and give llhttp
-(``httptools``) exactly one block of field lines behind a start line of our own. It is strict about names, values and
-line ends; but it refuses unknown methods, lets ``gzip, chunked`` and Transfer-Encoding in HTTP/1.0 pass, reads on
-behind the head and swallows what follows an ``Upgrade``. Hence our own start line, and the framing rules (RFC 9112 §6)
-below.
+Strategy: find the end of the head (bounded), then check each part of it with one regular expression that is the
+grammar of RFC 9112 as it stands there, without what RFC 9112 lets a lenient recipient put up with: the request or
+status line (§3, §4), the block of field lines (§5), and behind it the rules of Host (§3.2) and framing (§6). Possessive
+quantifiers keep every one of them linear. A parser that calls back for each field (llhttp was used here before) costs
+several times as much, and has to be told apart from what follows the head, upgrades and unknown methods.
 
 Invariants: nothing but ``ProtocolError`` (for a request) or ``BadAnswer`` (for an answer) is raised, whatever the
 bytes; a head that is returned has at most one framing, and a request of HTTP/1.1 has exactly one valid Host.
@@ -13,10 +13,7 @@ bytes; a head that is returned has at most one framing, and a request of HTTP/1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from spawn.errors import ProtocolError, SpawnError
 from spawn.http11.bodies import (
@@ -28,7 +25,7 @@ from spawn.http11.bodies import (
     chunk,
     decoder_for,
 )
-from spawn.http11.message import NO_BODY, Framing, Header, Headers, RequestHead, ResponseHead
+from spawn.http11.message import NO_BODY, Framing, Headers, RequestHead, ResponseHead, lower_names
 
 __all__ = [
     "LAST_CHUNK",
@@ -46,19 +43,20 @@ __all__ = [
     "parse_response_head",
 ]
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r\n")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f]++) HTTP/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 # Narrower than RFC 3986's reg-name: no comma, no sub-delimiters, no user info. Nothing that has a name needs them.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 _CODING = re.compile(_TOKEN + rb"(?:[ \t]*;.*)?")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH_DIGITS = 18  # less than 2**63, which is what the rest of the world computes with
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-_START_LINE = b"POST / HTTP/1.1\r\n"  # what llhttp sees in place of any start line: field lines are alike in all heads
-_SPECIAL = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
-_PLAIN = [b"host"]  # the special fields of most requests
+_FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+_FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")  # of lines that are right
+
+_UNTIL_CLOSE = Framing(until_close=True)
 
 
 class BadAnswer(SpawnError, ValueError):
@@ -72,24 +70,6 @@ class HeadLimits:
     head_bytes: int = 65_536
     headers: int = 100
     line_bytes: int = 8_192  # RFC 9112 §3 asks for 8000 at least
-
-
-class _Fields:
-    """What llhttp calls. The names it need not call are None, so that it does not look for them one by one."""
-
-    __slots__ = ("complete", "found")
-
-    on_message_begin = on_url = on_body = on_message_complete = on_chunk_header = on_chunk_complete = None
-
-    def __init__(self) -> None:
-        self.found: Headers = []
-        self.complete = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.found.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
 
 
 def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:
@@ -141,23 +121,12 @@ def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead:
         target, authority = _reduce_target(method, target)
     if b"#" in target:
         raise ProtocolError(400, "the target has a fragment")
-    block = data[line_end:]
-    try:
-        headers, sound = _parse_fields(block)
-    except HttpParserError as error:
-        raise ProtocolError(400, f"malformed header: {error}") from None
-    dropped = 0
-    if b"_" in block:
-        count = len(headers)
-        headers = [header for header in headers if b"_" not in header[0]]
-        dropped = count - len(headers)
-    names, special = _special(headers)
-    host = _check_host([v for k, v in special if k == b"host"], minor)
-    head = RequestHead(method, target, minor, headers, host, NO_BODY, minor == 1, dropped_headers=dropped)
-    if names != _PLAIN:
-        _apply_special(head, special)
-    if not sound:  # llhttp objected to the framing in a way that _apply_special did not
-        raise ProtocolError(400, "the length of the body is not clear")
+    headers, names, dropped = _request_fields(data, line_end)
+    framing = _framing(headers, names, minor) or NO_BODY
+    keep_alive = minor == 1 and _persists(headers, names, minor)
+    host = _only_host(headers, names, minor)
+    expects = b"expect" in names and _expects_continue(headers, names) and minor == 1 and framing.has_body
+    head = RequestHead(method, target, minor, headers, host, framing, keep_alive, expects, dropped, names)
     if authority is not None:
         _replace_host(head, authority)
     return head
@@ -174,16 +143,18 @@ def parse_response_head(data: bytes, request_method: bytes, limits: HeadLimits) 
     if len(data) > limits.head_bytes or data.count(b"\n") > limits.headers + 2:
         raise BadAnswer("the head is too long")
     minor, status = int(match[1]), int(match[2])
+    headers = _parse_fields(data, match.end())
+    if headers is None:
+        raise BadAnswer("malformed header")
+    names = lower_names(headers)
     try:
-        headers, _ = _parse_fields(data[match.end() :])
-    except HttpParserError as error:
-        raise BadAnswer(f"malformed header: {error}") from None
-    _, special = _special(headers)
-    framing = _response_framing(special, minor)
+        framing = _framing(headers, names, minor) or _UNTIL_CLOSE
+    except ProtocolError as fault:
+        raise BadAnswer(fault.reason) from None
     if request_method == b"HEAD" or status < 200 or status == 204 or status == 304:
         framing = NO_BODY
-    keep_alive = _persists(special, minor) and not framing.until_close
-    return ResponseHead(status, match[3] or b"", minor, headers, framing, keep_alive)
+    keep_alive = _persists(headers, names, minor) and not framing.until_close
+    return ResponseHead(status, match[3] or b"", minor, headers, framing, keep_alive, names)
 
 
 def _parse_request_line(data: bytes, limits: HeadLimits) -> tuple[bytes, bytes, int, int]:
@@ -216,41 +187,39 @@ def _reduce_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return (rest if rest.startswith(b"/") else b"/" + rest), authority
 
 
-def _parse_fields(block: bytes) -> tuple[Headers, bool]:
-    """The fields of a block of lines up to its empty line, and whether llhttp was content with the framing, too.
-
-    Raises ``HttpParserError`` for malformed lines.
-    """
-    fields = _Fields()
-    sound = True
-    try:
-        HttpRequestParser(fields).feed_data(_START_LINE + block)
-    except HttpParserUpgrade:
-        pass  # it would have upgraded; we do not
-    except HttpParserError:
-        if not fields.complete:
-            raise
-        sound = False
-    headers = fields.found
-    if b" \r\n" in block or b"\t\r\n" in block:
+def _parse_fields(data: bytes, start: int) -> Headers | None:
+    """The fields of the lines from ``start`` to the end of ``data``, which is their empty line; None: malformed."""
+    match = _FIELD_LINES.match(data, start)
+    if match is None or match.end() != len(data):
+        return None
+    headers = _FIELD.findall(data, start)
+    if b" \r\n" in data or b"\t" in data:
         headers = [(name, value.rstrip(b" \t")) for name, value in headers]
-    return headers, sound
+    return headers
 
 
-def _special(headers: Headers) -> tuple[list[bytes], Headers]:
-    """The fields that this module has to understand, names in lower case."""
-    special = [(key, value) for name, value in headers if (key := name.lower()) in _SPECIAL]
-    return [key for key, _ in special], special
+def _request_fields(data: bytes, start: int) -> tuple[Headers, list[bytes], int]:
+    """Fields, their names in lower case, and how many more were dropped because of an underscore in their name."""
+    headers = _parse_fields(data, start)
+    if headers is None:
+        raise ProtocolError(400, "malformed header")
+    names = lower_names(headers)
+    if b"_" not in data or b"_" not in b"".join(names):
+        return headers, names, 0
+    kept = [header for header in headers if b"_" not in header[0]]
+    return kept, lower_names(kept), len(headers) - len(kept)
 
 
-def _check_host(hosts: list[bytes], minor: int) -> bytes:
-    if len(hosts) != 1:
-        if not hosts and minor == 0:
+def _only_host(headers: Headers, names: list[bytes], minor: int) -> bytes:
+    count = names.count(b"host")
+    if count != 1:
+        if not count and minor == 0:
             return b""
-        raise ProtocolError(400, "more than one Host header" if hosts else "the Host header is missing")
-    if not _AUTHORITY.fullmatch(hosts[0]):
+        raise ProtocolError(400, "more than one Host header" if count else "the Host header is missing")
+    host = headers[names.index(b"host")][1]
+    if not _AUTHORITY.fullmatch(host):
         raise ProtocolError(400, "malformed Host header")
-    return hosts[0]
+    return host
 
 
 def _replace_host(head: RequestHead, authority: bytes) -> None:
@@ -261,36 +230,33 @@ def _replace_host(head: RequestHead, authority: bytes) -> None:
         head.headers = [(name, authority if name.lower() == b"host" else value) for name, value in head.headers]
     else:
         head.headers = [(b"Host", authority), *head.headers]
+        head.names = [b"host", *head.names]
 
 
-def _apply_special(head: RequestHead, special: Headers) -> None:
-    head.keep_alive = _persists(special, head.minor) and head.minor == 1
-    head.framing = _request_framing(special, head.minor)
-    for key, value in special:
-        if key == b"expect":
-            if value.lower() != b"100-continue":
-                raise ProtocolError(417, "the only expectation met here is 100-continue")
-            head.expect_continue = head.minor == 1 and head.framing.has_body
-
-
-def _request_framing(special: Headers, minor: int) -> Framing:
-    codings = [value for key, value in special if key == b"transfer-encoding"]
-    lengths = [value for key, value in special if key == b"content-length"]
-    if codings:
-        if lengths:
-            raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
-        if minor == 0:
-            raise ProtocolError(400, "Transfer-Encoding in HTTP/1.0")
-        if len(codings) > 1:
-            raise ProtocolError(400, "more than one Transfer-Encoding")
-        if codings[0].lower() != b"chunked":
-            raise _coding_fault(codings[0])
-        return Framing(chunked=True)
-    if not lengths:
-        return NO_BODY
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+def _framing(headers: Headers, names: list[bytes], minor: int) -> Framing | None:
+    """What the headers say of the length of the body; None: nothing. Raises ``ProtocolError``."""
+    if b"transfer-encoding" in names:
+        return _coded_framing(headers, names, minor)
+    count = names.count(b"content-length")
+    if not count:
+        return None
+    value = headers[names.index(b"content-length")][1]
+    if count > 1 or not value.isdigit() or len(value) > _LENGTH_DIGITS:
         raise ProtocolError(400, "malformed Content-Length")
-    return Framing(length=int(lengths[0]))
+    return Framing(int(value))
+
+
+def _coded_framing(headers: Headers, names: list[bytes], minor: int) -> Framing:
+    if b"content-length" in names:
+        raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
+    if minor == 0:
+        raise ProtocolError(400, "Transfer-Encoding in HTTP/1.0")
+    if names.count(b"transfer-encoding") > 1:
+        raise ProtocolError(400, "more than one Transfer-Encoding")
+    value = headers[names.index(b"transfer-encoding")][1]
+    if value.lower() != b"chunked":
+        raise _coding_fault(value)
+    return Framing(chunked=True)
 
 
 def _coding_fault(value: bytes) -> ProtocolError:
@@ -301,26 +267,25 @@ def _coding_fault(value: bytes) -> ProtocolError:
     return ProtocolError(400, "malformed Transfer-Encoding")
 
 
-def _response_framing(special: Headers, minor: int) -> Framing:
-    codings = [value for key, value in special if key == b"transfer-encoding"]
-    lengths = [value for key, value in special if key == b"content-length"]
-    if codings:
-        if lengths or minor == 0 or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise BadAnswer("the length of the body is not clear")
-        return Framing(chunked=True)
-    if not lengths:
-        return Framing(until_close=True)
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise BadAnswer("malformed Content-Length")
-    return Framing(length=int(lengths[0]))
+def _expects_continue(headers: Headers, names: list[bytes]) -> bool:
+    """True, for a request with Expect; raises ``ProtocolError`` when it expects anything else."""
+    for name, (_, value) in zip(names, headers, strict=True):
+        if name == b"expect" and value.lower() != b"100-continue":
+            raise ProtocolError(417, "the only expectation met here is 100-continue")
+    return True
 
 
-def _persists(special: Iterable[Header], minor: int) -> bool:
+def _persists(headers: Headers, names: list[bytes], minor: int) -> bool:
     """Whether the connection may be used again (RFC 9112 §9.3)."""
-    options: set[bytes] = set()
-    for key, value in special:
-        if key == b"connection":
-            options.update(option.strip(b" \t") for option in value.lower().split(b","))
+    if b"connection" not in names:
+        return minor == 1
+    if names.count(b"connection") == 1:
+        values = [headers[names.index(b"connection")][1].lower()]
+        if values == [b"keep-alive"]:  # what most say who say anything
+            return True
+    else:
+        values = [value.lower() for name, (_, value) in zip(names, headers, strict=True) if name == b"connection"]
+    options = {option.strip(b" \t") for value in values for option in value.split(b",")}
     if b"close" in options:
         return False
     return minor == 1 or b"keep-alive" in options

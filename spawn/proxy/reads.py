@@ -210,7 +210,7 @@ class _Read:
 def stream(answer: Answer, headers: Headers, response: ResponseWriter, method: bytes) -> None:
     """Pass an answer on as it comes; cut the client's connection when the node cuts its own."""
     head = answer.head
-    response.start(head.status, head.reason, headers, length_of(answer, method))
+    response.pass_on(head.status, head.reason, headers, length_of(answer, method))
     if head.framing.until_close or head.framing.chunked:
         response.flush()  # an endless answer may begin with a long silence
     pass_on_body(answer, response)

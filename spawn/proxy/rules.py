@@ -34,7 +34,7 @@ class Classifier:
         ]
 
     def classify(self, head: RequestHead) -> Kind:
-        if method_override(head.headers):
+        if method_override(head.names):
             return Kind.UPDATE
         if self._rules:
             spellings = decoded(head.target), normalised(head.target)

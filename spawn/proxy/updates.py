@@ -162,7 +162,7 @@ class Updates:
                 return
             headers = [*forward_response_headers(head, self._cluster.via), sequence]
             length = spool.size if spool.complete else head.framing.length
-            response.start(head.status, head.reason, headers, length)
+            response.pass_on(head.status, head.reason, headers, length)
             pass_on_body(spool.reader(timeouts.deliver), response)
         finally:
             spool.discard()
