@@ -25,6 +25,7 @@ from spawn.http11.readiness import Readiness, raw_socket, receive
 
 MIN_BYTES_PER_S = 500  # slower clients, either way, are cut after their time-out
 RECEIVE_BYTES = 65_536
+SMALL_BYTES = 16_384  # what costs little beside waking who gets it
 LINGER_S = 2.0
 LINGER_BYTES = 1_048_576
 
@@ -72,6 +73,8 @@ class Channel:
 
     def send(self, data: bytes, timeout_s: float) -> None:
         """Hand all of ``data`` to the kernel. Raises ClientGone."""
+        if len(data) <= SMALL_BYTES:
+            self._readiness.turn()
         try:
             sent = self._raw.send(data)
         except BlockingIOError:

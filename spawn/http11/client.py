@@ -7,11 +7,8 @@
   be closed before the first byte is no error: the next one, or a new one, is used;
 * ``Unknown``: at least one byte was written and no complete final head came back.
 
-Strategy: ``_Exchange`` writes the request and looks for an answer between the pieces of a large body, because a node
-may refuse it (413) before it has read it. When writing fails, an answer that has arrived already still counts. A head
-that has begun, or that is all that is missing, has one deadline for the whole of it: progress byte by byte would keep
-a node's queue waiting. ``Answer`` then owns the connection until the body is read, and gives it back or closes it by
-itself.
+Strategy: ``transaction`` writes the request and reads the head of its answer. ``Answer`` then owns the connection until
+the body is read, and gives it back or closes it by itself.
 
 Invariants: a connection goes back only when request and answer were both whole, the node keeps it, and not a byte more
 than the answer came. On every other path, kills and time-outs included, it is closed, and reset where the request has
@@ -20,11 +17,8 @@ no answer. Targets and headers are written as they are given.
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Callable
-from contextlib import closing
 from types import TracebackType
 from typing import Self
 
@@ -32,24 +26,20 @@ import gevent
 from gevent.event import Event
 from gevent.greenlet import Greenlet
 
-from spawn.errors import AnswerCut, NotSent, ProtocolError, Unknown
+from spawn.errors import AnswerCut, NotSent, ProtocolError
 from spawn.http11.connection import RECEIVE_BYTES, Connection, IdlePool, connect
 from spawn.http11.deadlines import Deadlines
 from spawn.http11.fairness import Share
 from spawn.http11.message import ResponseHead
-from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest, body_bytes, pieces
-from spawn.http11.progress import FLOOR_BYTES_PER_S, Progress
+from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest
 from spawn.http11.resolver import Resolver
-from spawn.http11.wire import BadAnswer, HeadLimits, decoder_for, find_head_end, parse_response_head
+from spawn.http11.transaction import Transaction, text_of
+from spawn.http11.wire import BadAnswer, decoder_for
 
 __all__ = ["Answer", "BodyUnreadable", "Client", "OutgoingRequest"]
 
-ANSWER_HEAD = HeadLimits(head_bytes=65_536, headers=200, line_bytes=65_536)
-MAX_INTERIM = 20  # 1xx heads before the final one; HTTP sets no limit, patience does
 DRAIN_S = 5.0  # ``finish`` spends no more time than this on a body nobody wants
 REAP_EVERY_S = 15.0
-
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Client:
@@ -76,6 +66,7 @@ class Client:
         *,
         progress_timeout_s: float,
         max_idle_s: float,
+        careful: bool = True,
         on_sent: Callable[[], None] | None = None,
         on_slow: Callable[[str], None] | None = None,
     ) -> Answer:
@@ -84,18 +75,21 @@ class Client:
         ``progress_timeout_s`` bounds every pause in either direction, not the whole; but after that long a large body
         has to be taken at no less than ``FLOOR_BYTES_PER_S`` on average, and the final head has no more than that
         altogether, from the end of sending or from its own first byte, and once more after a 1xx. A kept connection is
-        used when it was idle for less than ``max_idle_s`` (0: never). ``on_sent`` is called once all of the request is
+        used when it was idle for less than ``max_idle_s`` (0: never); ``careful``: and when the kernel says at this
+        moment that it is still open, otherwise a close just now may show only as an ``Unknown`` of a connection that
+        was reused and is silent. ``on_sent`` is called once all of the request is
         written, so not when the node answers before that. ``on_slow`` is called, at most once and maybe by the
         sweeper, when after ``progress_timeout_s`` there is still something to be taken, with how much was.
         """
         while True:
-            connection = self._obtain(key, host, port, max_idle_s)
-            exchange = _Exchange(connection, request, host, port, progress_timeout_s, on_slow)
+            connection = self._obtain(key, host, port, max_idle_s, careful)
+            transaction = Transaction(connection, request, host, port, progress_timeout_s, on_slow)
             try:
-                head = exchange.run(on_sent)
+                head = transaction.run(on_sent)
                 connection.progress = None
-                connection.in_order = exchange.sent_all
-                return Answer(self, key, connection, head, exchange.surplus, progress_timeout_s, exchange.sent_all)
+                sent_all, received = transaction.sent_all, transaction.surplus
+                connection.in_order = sent_all
+                return Answer(self, key, connection, head, received, progress_timeout_s, sent_all)
             except NotSent:
                 self._drop(connection)
                 if not connection.reused or connection.woken:
@@ -141,10 +135,10 @@ class Client:
         if not self._in_use:
             self._unused.set()
 
-    def _obtain(self, key: str, host: str, port: int, max_idle_s: float) -> Connection:
+    def _obtain(self, key: str, host: str, port: int, max_idle_s: float, careful: bool) -> Connection:
         if self._stopping:
             raise NotSent("stopping")
-        connection = self._idle.take(key, (host, port), max_idle_s)
+        connection = self._idle.take(key, (host, port), max_idle_s, careful)
         if connection is None:
             connection = connect(self._resolver, self._deadlines, host, port, self.connect_timeout_s)
             if self._stopping:
@@ -162,204 +156,10 @@ class Client:
         self._reaper = None
 
 
-class _Exchange:
-    """One request written and one final head read, on one connection."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        request: OutgoingRequest,
-        host: str,
-        port: int,
-        progress_timeout_s: float,
-        on_slow: Callable[[str], None] | None,
-    ) -> None:
-        self.sent_all = False
-        self._connection = connection
-        self._request = request
-        self._node = (host, port)
-        self._timeout_s = progress_timeout_s
-        self._on_slow = on_slow
-        self._written = 0  # bytes that the kernel has taken
-        self._progress: Progress | None = None
-        self._received_any = False
-        self._received = bytearray()
-        self._searched = 0  # how much of it holds no end of a head
-        self._interim = 0
-        self._head_deadline_s = math.inf  # for the final head: runs while it is all that is waited for, or has begun
-        self._waiting = False  # for the final head only
-        self._renewed = False
-        self._head: ResponseHead | None = None
-
-    @property
-    def surplus(self) -> bytes:
-        """What came behind the final head."""
-        return bytes(self._received)
-
-    def run(self, on_sent: Callable[[], None] | None) -> ResponseHead:
-        lost = self._write_all()
-        if self.sent_all and on_sent is not None:
-            on_sent()
-        self._waiting = True
-        self._start_head_clock()
-        while self._head is None:
-            try:
-                data = self._connection.receive(self._head_time_left_s(), first_wait=True)
-            except OSError as error:
-                raise self._unknown(lost or _text(error)) from None
-            if not data:
-                raise self._unknown(lost or self._why_ended())
-            self._take_in(data)
-        return self._head
-
-    def _write_all(self) -> str:
-        """Write until all is written, the final head is there, or writing fails: then the reason is returned."""
-        try:
-            with closing(pieces(self._request, self._node)) as steps:
-                for piece in steps:
-                    if self._written and self._answered_already():
-                        return ""
-                    if not self._write(memoryview(piece)):
-                        return ""
-            self.sent_all = True
-            if self._progress is not None:
-                self._progress.written = self._written
-        except BodyUnreadable as error:
-            if self._written and not error.lost:
-                raise Unknown(str(error)) from None
-            raise
-        except OSError as error:
-            reason = self._why_ended() if self._connection.cut_short else f"while sending: {_text(error)}"
-            if not self._written:
-                raise NotSent(reason) from None
-            return reason
-        return ""
-
-    def _write(self, piece: memoryview) -> bool:
-        """Write one piece. False when the final head came before it was all written."""
-        if self._progress is not None:
-            self._progress.resume()
-        while piece:
-            count = self._connection.send_now(piece)
-            if count:
-                self._written += count
-                piece = piece[count:]
-            elif not self._await_room():
-                return False
-        if self._progress is not None:
-            self._progress.pause()
-        return True
-
-    def _await_room(self) -> bool:
-        """Wait until the kernel takes more. False when the final head has come."""
-        progress = self._progress
-        if progress is None:
-            total_bytes = body_bytes(self._request)
-            progress = self._progress = Progress(self._written, total_bytes, self._timeout_s, self._on_slow)
-        progress.written = self._written
-        self._connection.wait_either(min(self._timeout_s, self._head_time_left_s()), progress)
-        if self._answered_already():
-            return False
-        if progress.too_slow:
-            raise Unknown(self._why_late(), timed_out=True)
-        return True
-
-    def _answered_already(self) -> bool:
-        """Look, without waiting, whether the final head has come. Raises ``OSError`` when the node has hung up."""
-        data = self._connection.receive_now()
-        if data == b"":
-            raise ConnectionAbortedError(103, "the node closed the connection")
-        if data:
-            self._take_in(data)
-            if self._received:
-                self._start_head_clock()
-        if self._head is None:
-            self._head_time_left_s()
-        return self._head is not None
-
-    def _start_head_clock(self) -> None:
-        if self._head_deadline_s == math.inf:
-            self._head_deadline_s = time.monotonic() + self._timeout_s
-
-    def _head_time_left_s(self) -> float:
-        left_s = self._head_deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise Unknown(self._why_late(), timed_out=True)
-        return left_s
-
-    def _take_in(self, data: bytes) -> None:
-        if not self._received_any and self._head_deadline_s < time.monotonic():
-            # The wait went on because the kernel still got bytes of the request across: sending ended only now.
-            self._head_deadline_s = time.monotonic() + self._timeout_s
-        self._received_any = True
-        self._received += data
-        while self._head is None:
-            end = find_head_end(self._received, self._searched)
-            if end < 0:
-                self._check_start()
-                self._searched = max(0, len(self._received) - 3)
-                return
-            head = self._parse(bytes(self._received[:end]))
-            del self._received[:end]
-            self._searched = 0
-            if head.status >= 200:
-                self._head = head
-            else:
-                self._interim += 1
-                self._after_interim()
-                if head.status == 101 or self._interim > MAX_INTERIM:
-                    raise self._malformed("an upgrade nobody asked for" if head.status == 101 else "1xx without end")
-
-    def _after_interim(self) -> None:
-        """While sending, nothing has to come after a 1xx; later it is a sign of life that counts once."""
-        if not self._waiting:
-            self._head_deadline_s = math.inf
-        elif not self._renewed:
-            self._renewed = True
-            self._head_deadline_s = time.monotonic() + self._timeout_s
-
-    def _parse(self, head: bytes) -> ResponseHead:
-        try:
-            return parse_response_head(head, self._request.method, ANSWER_HEAD)
-        except (BadAnswer, ProtocolError) as error:
-            raise self._malformed(str(error)) from None
-
-    def _check_start(self) -> None:
-        """Do not wait for the end of a head that is none (another protocol's greeting) or has none."""
-        if self._received[:5] != b"HTTP/"[: len(self._received)]:
-            raise self._malformed("it does not begin with HTTP/")
-        if _BARE_LF.search(self._received, self._searched):  # looks behind for the CR
-            raise self._malformed("a line ends without CR")
-        if len(self._received) > ANSWER_HEAD.head_bytes:
-            raise self._malformed(f"a head of more than {ANSWER_HEAD.head_bytes} bytes")
-
-    def _malformed(self, reason: str) -> Unknown:
-        return Unknown(f"node answered with something that is not HTTP: {reason}", malformed=True)
-
-    def _why_ended(self) -> str:
-        if self._connection.woken:
-            return "stopped while waiting for the node's answer"
-        if self._connection.expired:
-            return self._why_late()
-        return "the node closed the connection " + (
-            "amid the answer's head" if self._received_any else "without answer"
-        )
-
-    def _why_late(self) -> str:
-        if self._progress is not None and self._progress.too_slow:
-            return f"too slow: it took {self._progress.too_slow}, less than {FLOOR_BYTES_PER_S / 1024:g} KiB/s"
-        if self._received:
-            return f"the head of the node's answer was not complete after {self._timeout_s:g} s"
-        return f"no progress for {self._timeout_s:g} s while waiting for the node's answer"
-
-    def _unknown(self, reason: str) -> Unknown:
-        silent = self._connection.reused and not self._received_any and not self._connection.cut_short
-        timed_out = self._connection.expired and not self._connection.woken
-        return Unknown(reason, reused_and_silent=silent, timed_out=timed_out)
-
-
 class Answer:
     """A node's answer: the final head, and the body as it comes. Use it as a context manager, or ``close`` it."""
+
+    _cut = ""  # why there is no more, once it broke off
 
     def __init__(
         self,
@@ -377,10 +177,13 @@ class Answer:
         self._connection: Connection | None = connection
         self._timeout_s = progress_timeout_s
         self._reusable = reusable and head.keep_alive
+        self._ready = b""
+        if head.framing.length == len(received):  # all of it is here, as nearly always
+            self._ready = received
+            self._end(surplus=b"")
+            return
         self._share = Share()
         self._decoder = decoder_for(head.framing, endless=True)
-        self._ready = b""
-        self._cut = ""
         if self._decoder is None:
             self._end(surplus=received)
         else:
@@ -439,7 +242,7 @@ class Answer:
             else:
                 self._end_of_file(connection, timeout_s)
         except OSError as error:
-            self._fail(f"the answer broke off: {_text(error)}")
+            self._fail(f"the answer broke off: {text_of(error)}")
         except BaseException:
             self.close()
             raise
@@ -483,7 +286,3 @@ class Answer:
         assert connection is not None
         self._cut = reason
         self._client._drop(connection)
-
-
-def _text(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__

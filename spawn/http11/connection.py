@@ -119,6 +119,10 @@ class Connection:
             if watch.expired:
                 self.expired = True
 
+    def wait_turn(self) -> None:
+        """Return when it is time to send something small: together with others, see ``readiness``."""
+        self._readiness.turn()
+
     def send_now(self, data: bytes | memoryview) -> int:
         """How many bytes the kernel took, 0 when it takes none now. Raises ``OSError``."""
         self.in_order = False
@@ -234,13 +238,16 @@ class IdlePool:
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def take(self, key: str, peer: tuple[str, int], max_idle_s: float) -> Connection | None:
-        """A connection that was idle for less than ``max_idle_s`` and whose other end is still there."""
+    def take(self, key: str, peer: tuple[str, int], max_idle_s: float, careful: bool = True) -> Connection | None:
+        """A connection that was idle for less than ``max_idle_s`` and whose other end is still there.
+
+        ``careful``: as the kernel says now, not only as it was when the event loop looked.
+        """
         bucket = self._buckets.get(key)
         newest_s = time.monotonic() - max_idle_s
         while bucket and bucket[-1].idle_since_s > newest_s:
             connection = bucket.pop()
-            if connection.peer == peer and connection.is_quiet():
+            if connection.peer == peer and connection.is_quiet(now=careful):
                 connection.reused = True
                 return connection
             connection.close()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from spawn.errors import NotSent
 from spawn.http11.spool import DiskFile
@@ -28,8 +29,7 @@ class BodyFile(Protocol):
     def size(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingRequest:
+class OutgoingRequest(Struct, frozen=True):
     """A request as it goes out. ``headers`` are whole lines with Host and without framing; body None: no framing."""
 
     method: bytes
@@ -49,21 +49,27 @@ class BodyUnreadable(NotSent):
         self.lost = lost
 
 
+def whole(request: OutgoingRequest, node: tuple[str, int]) -> bytes | None:
+    """All bytes of a request with a small body or none; None for one that has to be sent in ``pieces``."""
+    body = request.body
+    if body is None:
+        return _render(request, node, None)
+    if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
+        return _render(request, node, len(body)) + body
+    return None
+
+
 def pieces(request: OutgoingRequest, node: tuple[str, int]) -> Generator[bytes | memoryview, None, None]:
     """The bytes of a request in pieces; the first holds the head and a small body, or the first step of a file."""
     body = request.body
-    if body is None:
-        yield _render(request, node, None)
+    if (data := whole(request, node)) is not None:
+        yield data
     elif isinstance(body, bytes):
-        head = _render(request, node, len(body))
-        if len(body) <= PIECE_BYTES:
-            yield head + body
-            return
-        yield head
+        yield _render(request, node, len(body))
         view = memoryview(body)
         for start in range(0, len(body), PIECE_BYTES):
             yield view[start : start + PIECE_BYTES]
-    else:
+    elif body is not None:
         yield from _file_pieces(_render(request, node, body.size), body)
 
 

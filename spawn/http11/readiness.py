@@ -1,20 +1,29 @@
-"""Waiting until a socket can be read, at the price of a switch of greenlets.
+"""Waiting until a socket can be read, or until it is time to write to it, each at the price of a switch of greenlets.
 
 gevent's own ``recv`` first tries in vain, then starts and stops a watcher around every wait: an exception, two changes
 of what epoll watches and four layers of calls, which is half of what a small request costs. Here the watcher stays
 started while its socket is used. When something comes that nobody waits for, it stops itself until somebody does, so
 that the event loop does not spin; and that something did come is remembered.
 
+A send to a process that sleeps on another core has to wake it, which costs more than the send; it sleeps again long
+before Python has the next thing to send. So whoever wants to send a little waits for ``turn``: all of them go one after
+the other when the event loop has dealt with what was ready. The first wakes the receiver, which then is still awake.
+
 Only for sockets with one owner at a time. The owner closes this before it closes the socket.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from gevent import get_hub, getcurrent
+from gevent.hub import Hub
 from gevent.socket import socket
+from greenlet import greenlet
 
 _READ = 1  # what libev calls it
 
@@ -44,13 +53,50 @@ def receive(raw: RawSocket, readiness: Readiness, limit_bytes: int, first_wait: 
             readiness.wait()
 
 
+class _Turns:
+    """Of all who want to send, on one hub."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub_switch: Callable[[], Any] = hub.switch
+        self._run_callback = hub.loop.run_callback
+        self._waiting: deque[greenlet] = deque()
+
+    def wait(self) -> None:
+        me, waiting = getcurrent(), self._waiting
+        if not waiting:
+            self._run_callback(self._go)
+        waiting.append(me)
+        try:
+            self._hub_switch()
+        except BaseException:  # killed: it is somewhere else when its turn comes
+            with suppress(ValueError):
+                waiting.remove(me)
+            raise
+
+    def _go(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        while waiting:
+            waiting.popleft().switch()
+
+
+_turns: WeakKeyDictionary[Hub, _Turns] = WeakKeyDictionary()
+
+
+def _turns_of(hub: Hub) -> _Turns:
+    turns = _turns.get(hub)
+    if turns is None:
+        turns = _turns[hub] = _Turns(hub)
+    return turns
+
+
 class Readiness:
     """Of one socket."""
 
-    __slots__ = ("_hub_switch", "_resume", "_started", "_watcher", "unasked")
+    __slots__ = ("_hub_switch", "_resume", "_started", "_watcher", "turn", "unasked")
 
     def __init__(self, sock: socket) -> None:
         hub = get_hub()
+        self.turn = _turns_of(hub).wait  # return when it is time to send
         self._hub_switch: Callable[[], Any] = hub.switch
         self._watcher = hub.loop.io(sock.fileno(), _READ)
         self._started = False

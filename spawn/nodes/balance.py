@@ -8,6 +8,7 @@ priority alone the best eligible node gets everything. With neither, the configu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from spawn.config.schema import QueryMode
 from spawn.nodes.node import Node, sort_key
@@ -18,33 +19,32 @@ def by_priority(nodes: Sequence[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: sort_key(node.record))
 
 
-REMEMBERED = 4_096  # turns of nodes, those of deleted ones included
+_last_turn = attrgetter("turn")
 
 
 class Balancer:
-    """Remembers, for round-robin, when each node was last chosen."""
+    """For round-robin each node knows when it was last chosen."""
 
     def __init__(self, mode: QueryMode) -> None:
         self.mode = mode
         self._turn = 0
-        self._last_turn: dict[str, int] = {}
 
     def choose(self, eligible: Sequence[Node]) -> Node:
         """One of ``eligible`` (configuration order, not empty). Diverged nodes only when there is no other."""
-        clean = [node for node in eligible if not node.diverged] or eligible
-        if len(clean) == 1:
-            return clean[0]
+        if len(eligible) > 1:
+            eligible = [node for node in eligible if not node.diverged] or eligible
+        if len(eligible) == 1:
+            return eligible[0]
         if self.mode.round_robin:
-            return self._next_in_turn(clean)
+            return self._next_in_turn(eligible)
         if self.mode.by_priority:
-            return min(clean, key=lambda node: sort_key(node.record))
-        return clean[0]
+            return min(eligible, key=lambda node: sort_key(node.record))
+        return eligible[0]
 
     def _next_in_turn(self, nodes: Sequence[Node]) -> Node:
-        last_turn = self._last_turn
-        chosen = min(nodes, key=lambda node: (last_turn.get(node.id, 0), sort_key(node.record)))
+        chosen = min(nodes, key=_last_turn)
+        if not chosen.turn:  # only nodes that never had a turn can share it
+            chosen = min(nodes, key=lambda node: (node.turn, sort_key(node.record)))
         self._turn += 1
-        if len(last_turn) > REMEMBERED:
-            last_turn.clear()  # mostly nodes that are no more
-        last_turn[chosen.id] = self._turn
+        chosen.turn = self._turn
         return chosen

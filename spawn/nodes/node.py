@@ -96,6 +96,7 @@ class Node:
     doubt_until: int = 0  # updates up to this one may have been delivered by an earlier process, or worker
     resend: bool = False  # an operator wants it sent again, whatever its fate
     in_row: set[int] = field(default_factory=set)  # updates given up one after the other; the third one holds the node
+    turn: int = 0  # when it was last chosen for a read, counted in reads; 0: never
     settled: bool = False  # the last stop was in order: it has got nothing beyond its position
 
     @property

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+
+from msgspec import structs
 
 from spawn.delivery.policy import IDEMPOTENT
 from spawn.errors import NotSent, Unknown, UpstreamError
@@ -31,13 +31,11 @@ ISOLATED = (
     "the nodes that serve are diverged, and on-divergence is isolate; mend one of them and "
     "POST /queues/HOST/PORT/clear-diverged (GET /queues names them)"
 )
+_HEALTHY = (NodeState.SERVING, NodeState.CATCHING_UP)
 REPEATABLE = IDEMPOTENT | READS  # all of READS are safe, hence idempotent
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    node: Node
-    behind: int  # updates that the node still lacks to be fresh
+_Choice = tuple[Node, int]  # and how many updates it still lacks to be fresh
 
 
 class Reads:
@@ -60,6 +58,11 @@ class Reads:
 class _Read:
     """One read on its way from node to node."""
 
+    # What most reads never change is not set for each of them.
+    _tried: frozenset[str] = frozenset()  # ids of nodes
+    _failure = (503, "no node can serve reads now")
+    _may_go_on = True
+
     def __init__(
         self,
         cluster: Cluster,
@@ -76,24 +79,19 @@ class _Read:
         self._floor = floor
         self._method = request.head.method
         self._request = OutgoingRequest(
-            method=request.head.method,
-            target=request.head.target,
-            headers=render(headers),
-            body=None if upload is None else upload.lend(),
+            self._method, request.head.target, render(headers), None if upload is None else upload.lend()
         )
-        self._tried: set[str] = set()
         self._patience_s = settings.timeouts.fresh  # what is left of it, over all choices
-        self._failure = (503, "no node can serve reads now")
-        self._may_go_on = True
 
     def run(self, response: ResponseWriter) -> None:
         while (choice := self._choose()) is not None:
             if self._tried:
                 self._cluster.counters.add("reads.failed-over")
-            answer = self._send(choice.node)
+            node, behind = choice
+            answer = self._send(node)
             if answer is not None:
                 self._turned_away.served()
-                self._pass_on(answer, choice, response)
+                self._pass_on(answer, behind, response)
                 return
             if not self._may_go_on:
                 break
@@ -123,28 +121,29 @@ class _Read:
         return choice
 
     def _fresh(self) -> _Choice | None:
-        eligible = [
-            node for node in self._candidates() if node.state is NodeState.SERVING and node.position >= self._floor
-        ]
-        return _Choice(self._cluster.balancer.choose(eligible), 0) if eligible else None
+        floor = self._floor
+        eligible = [node for node in self._candidates() if node.position >= floor and node.state is NodeState.SERVING]
+        return (self._cluster.balancer.choose(eligible), 0) if eligible else None
 
     def _freshest(self) -> _Choice | None:
         candidates = self._candidates() or self._candidates(held=True)  # an old answer is better than none
         if not candidates:
             return None
         node = max(candidates, key=lambda node: (node.state is NodeState.SERVING, node.position))
-        return _Choice(node, max(0, self._floor - node.position))
+        return node, max(0, self._floor - node.position)
 
-    def _candidates(self, held: bool = False) -> Collection[Node]:
+    def _candidates(self, held: bool = False) -> list[Node]:
         """Healthy nodes that reads are not barred from and that this one has not tried."""
-        isolate = self._settings.isolate_diverged
-        return [
+        candidates = [
             node
             for node in self._cluster.registry.nodes
-            if node.state in (NodeState.SERVING, NodeState.CATCHING_UP)
-            and not ((node.held and not held) or node.out_of_sync or (isolate and node.diverged))
-            and node.id not in self._tried
+            if node.state in _HEALTHY and not ((node.held and not held) or node.out_of_sync)
         ]
+        if self._settings.isolate_diverged:
+            candidates = [node for node in candidates if not node.diverged]
+        if self._tried:
+            candidates = [node for node in candidates if node.id not in self._tried]
+        return candidates
 
     def _is_isolation(self) -> bool:
         """Whether there are nodes that serve, all of them kept from reads because they are diverged."""
@@ -177,6 +176,7 @@ class _Read:
                 self._request_for(node),
                 progress_timeout_s=self._settings.timeouts.read,
                 max_idle_s=max_idle_s,
+                careful=self._method not in REPEATABLE,
             )
         except Unknown as error:
             if error.reused_and_silent and max_idle_s and self._method in REPEATABLE:
@@ -187,20 +187,20 @@ class _Read:
         replaced = self._settings.set_headers.get(node.name)
         if not replaced:
             return self._request
-        return replace(self._request, headers=replace_headers(self._request.headers, replaced))
+        return structs.replace(self._request, headers=replace_headers(self._request.headers, replaced))
 
     def _failed(self, node: Node, error: UpstreamError, status: int, message: str) -> None:
         """``message`` is for the client, who need not know what the nodes' addresses are."""
         log.debug("a read failed on node %s: %s", node.name, error)
-        self._tried.add(node.id)
+        self._tried |= {node.id}
         self._failure = (status, message)
         self._cluster.fleet.checker.poke(node)
 
-    def _pass_on(self, answer: Answer, choice: _Choice, response: ResponseWriter) -> None:
+    def _pass_on(self, answer: Answer, behind: int, response: ResponseWriter) -> None:
         headers = forward_response_headers(answer.head, self._cluster.via)
-        if choice.behind:
+        if behind:
             self._cluster.counters.add("reads.behind")
-            headers.append((b"Spawn-Behind", b"%d" % choice.behind))
+            headers.append((b"Spawn-Behind", b"%d" % behind))
         self._cluster.counters.add("reads.served")
         self._cluster.board.heard(answer.head.status)
         with answer:

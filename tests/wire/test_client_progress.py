@@ -132,7 +132,7 @@ def test_a_slow_disk_of_ours_is_not_the_nodes_fault(client: ClientUnderTest, mon
         gevent.sleep(1.5)
         yield whole[SIZE // 2 :]
 
-    monkeypatch.setattr("spawn.http11.client.pieces", slow_pieces)
+    monkeypatch.setattr("spawn.http11.transaction.pieces", slow_pieces)
     with ScriptedNode(serve) as node:
         assert client.fetch(node, post(b"x" * SIZE), progress_timeout_s=0.5, on_slow=said.append) == (200, b"hello")
     assert not said
