@@ -20,6 +20,7 @@ from spawn.admin.rendering import Failure, mark_start, shown
 from spawn.admin.settings import AdminSettings
 from spawn.config.addresses import host_key, parse_ip
 from spawn.errors import ProtocolError
+from spawn.http11.fields import make_field
 from spawn.http11.forwarding import refuse_loop
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -69,7 +70,7 @@ class Guard:
         if not (self._via and value):
             return
         try:
-            refuse_loop([(b"Via", value.encode("latin-1"))], self._via)
+            refuse_loop([make_field(b"Via", value.encode("latin-1"))], self._via)
         except ProtocolError as error:
             raise Failure(error.status, "Could not accept the Via header", "The API is not served as a node") from None
 

@@ -236,7 +236,7 @@ class ReferenceBoard:
 
     def heard(self, status: int) -> None:
         """A node has answered an update or a read."""
-        if classify(status) in (AnswerClass.GOOD, AnswerClass.CLIENT):
+        if status < 400 or classify(status) in (AnswerClass.GOOD, AnswerClass.CLIENT):
             self.heard_s = time.monotonic()
 
     def offer(self, node_id: str, entry: Entry, head: ResponseHead, repeat: bool) -> Spool | None:

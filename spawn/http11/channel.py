@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import time
 from fcntl import ioctl
 from socket import IPPROTO_TCP, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
 from termios import TIOCOUTQ
@@ -21,7 +22,7 @@ from gevent.socket import socket
 from spawn.errors import ClientGone
 from spawn.http11.deadlines import Deadlines
 from spawn.http11.fairness import Share
-from spawn.http11.readiness import Readiness, raw_socket, receive
+from spawn.http11.readiness import Readiness, Unsent, raw_socket
 
 MIN_BYTES_PER_S = 500  # slower clients, either way, are cut after their time-out
 RECEIVE_BYTES = 65_536
@@ -39,8 +40,8 @@ class TimedOut(Exception):
 class Channel:
     """One accepted socket. Belongs to one greenlet."""
 
-    __slots__ = ("_handed", "_queued", "_raw", "_readiness", "_window_s", "buffer", "reading_head", "share", "sock",
-                 "watch")  # fmt: skip
+    __slots__ = ("_handed", "_queued", "_raw", "_readiness", "_unsent_s", "_window_s", "buffer", "reading_head",
+                 "share", "sock", "watch")  # fmt: skip
 
     def __init__(self, sock: socket, deadlines: Deadlines) -> None:
         self.sock = sock
@@ -50,6 +51,7 @@ class Channel:
         self.reading_head = False  # some bytes of a head are there, and more are waited for
         self.watch = deadlines.watch(sock, SHUT_RD)
         self.share = Share()
+        self._unsent_s = 0.0  # for what is to be sent soon
         self._window_s = 0.0  # while a send waits: see _more_time
         self._queued = 0
         self._handed = 0
@@ -62,7 +64,10 @@ class Channel:
         ``first_wait``: they are not expected to be there, so that a look before the wait would be in vain.
         """
         try:
-            data = receive(self._raw, self._readiness, limit_bytes, first_wait)
+            data = self._readiness.receive(limit_bytes, first_wait)
+        except Unsent:
+            self._send_unsent()
+            return self.receive(limit_bytes)
         except OSError as error:
             if self.watch.expired:
                 raise TimedOut from None
@@ -71,10 +76,32 @@ class Channel:
             raise TimedOut
         return data
 
+    def send_soon(self, data: bytes, timeout_s: float) -> None:
+        """``send`` without waiting, for the end of an answer on a connection that is kept.
+
+        What goes wrong, and waiting for a client that does not take it, is left to the next ``receive`` or ``send``.
+        """
+        if len(data) > SMALL_BYTES or self._readiness.unsent:
+            self.send(data, timeout_s)
+        else:
+            self._unsent_s = timeout_s
+            self._readiness.send_soon(data)
+
     def send(self, data: bytes, timeout_s: float) -> None:
         """Hand all of ``data`` to the kernel. Raises ClientGone."""
+        if self._readiness.unsent:
+            self._send_unsent()
         if len(data) <= SMALL_BYTES:
-            self._readiness.turn()
+            self._readiness.wait_turn()
+        self._send(data, timeout_s)
+
+    def _send_unsent(self) -> None:
+        """Send what was to be sent soon; the deadline that is armed begins anew behind it."""
+        left_s = self.watch.deadline_s - time.monotonic()
+        self._send(self._readiness.take_unsent(), self._unsent_s)
+        self.watch.arm(left_s)
+
+    def _send(self, data: bytes, timeout_s: float) -> None:
         try:
             sent = self._raw.send(data)
         except BlockingIOError:
@@ -92,6 +119,7 @@ class Channel:
         Closing with unread bytes makes the kernel send a reset, which would throw that answer away on its side.
         """
         wrote = 0
+        self._send_now()
         try:
             self.sock.shutdown(SHUT_WR)
             self.watch.arm(LINGER_S, SHUT_RD)
@@ -111,8 +139,16 @@ class Channel:
 
     def close(self) -> None:
         self.watch.cancel()
+        self._send_now()
         self._readiness.close()
         self.sock.close()
+
+    def _send_now(self) -> None:
+        """Send what was to be sent soon, as far as the kernel takes it."""
+        data = self._readiness.take_unsent()
+        if data:
+            with contextlib.suppress(OSError):
+                self._raw.send(data)
 
     def _send_slowly(self, rest: memoryview, timeout_s: float) -> None:
         self._window_s = timeout_s

@@ -53,7 +53,7 @@ class Client:
         self._deadlines = deadlines
         self._idle = IdlePool(max_idle_per_node)
         self._in_use: set[Connection] = set()
-        self._unused = Event()  # set while nothing is in use; only ``stop`` cares
+        self._unused = Event()  # set once nothing is in use any more; only ``stop`` cares
         self._reaper: Greenlet[[], None] | None = None
         self._stopping = False
 
@@ -132,7 +132,7 @@ class Client:
 
     def _no_longer_in_use(self, connection: Connection) -> None:
         self._in_use.discard(connection)
-        if not self._in_use:
+        if self._stopping and not self._in_use:
             self._unused.set()
 
     def _obtain(self, key: str, host: str, port: int, max_idle_s: float, careful: bool) -> Connection:

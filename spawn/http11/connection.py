@@ -30,7 +30,7 @@ from gevent.select import poll
 from spawn.errors import NotSent
 from spawn.http11.deadlines import Deadlines, wake
 from spawn.http11.progress import Progress
-from spawn.http11.readiness import Readiness, raw_socket, receive
+from spawn.http11.readiness import Readiness, raw_socket
 from spawn.http11.resolver import Address, Resolver
 
 RECEIVE_BYTES = 65_536
@@ -55,6 +55,7 @@ class Connection:
         "peer",
         "progress",
         "reused",
+        "wait_turn",
         "woken",
     )
 
@@ -62,6 +63,7 @@ class Connection:
         self._sock = sock
         self._raw = raw_socket(sock)
         self._readiness = Readiness(sock)
+        self.wait_turn = self._readiness.wait_turn  # before something small is sent
         self._watch = deadlines.watch(sock, SHUT_RDWR)
         self._watch.renew = self._more_time_s
         self._timeout_s = 0.0
@@ -113,15 +115,21 @@ class Connection:
         watch = self._watch
         watch.arm(timeout_s)
         try:
-            return receive(self._raw, self._readiness, limit_bytes, first_wait)
+            return self._readiness.receive(limit_bytes, first_wait)
         finally:
             watch.disarm()
             if watch.expired:
                 self.expired = True
 
-    def wait_turn(self) -> None:
-        """Return when it is time to send something small: together with others, see ``readiness``."""
-        self._readiness.turn()
+    def ask(self, data: bytes, timeout_s: float) -> bytes:
+        """Send something small and ``receive``. Raises ``Unsent`` too: ``take_unsent`` has what is left to send."""
+        self.in_order = False
+        self._readiness.send_soon(data)
+        return self.receive(timeout_s, first_wait=True)
+
+    def take_unsent(self) -> bytes:
+        """See ``ask``."""
+        return self._readiness.take_unsent()
 
     def send_now(self, data: bytes | memoryview) -> int:
         """How many bytes the kernel took, 0 when it takes none now. Raises ``OSError``."""

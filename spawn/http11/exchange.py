@@ -21,7 +21,8 @@ from typing import Protocol
 from spawn.errors import ClientGone, ProtocolError, SpawnError
 from spawn.http11.bodies import LAST_CHUNK, BodyDecoder
 from spawn.http11.channel import MIN_BYTES_PER_S, RECEIVE_BYTES, Channel, TimedOut
-from spawn.http11.message import Header, RequestHead, render
+from spawn.http11.fields import Header
+from spawn.http11.message import RequestHead, render
 
 DRAIN_BYTES = 65_536  # of a body nobody read are swallowed to keep a connection; beyond that a new one is cheaper
 JOIN_BYTES = 65_536  # a head is copied in front of at most so much body to save a send
@@ -29,6 +30,7 @@ JOIN_BYTES = 65_536  # a head is copied in front of at most so much body to save
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
+_DATE = re.compile(rb"(?:^|\n)date:", re.IGNORECASE)
 _REASON = re.compile(rb"[^\r\n\x00]*")
 _OURS = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:")
 
@@ -180,8 +182,15 @@ class AnswerContext(Protocol):
 class Answer:
     """A ``message.ResponseWriter`` on a client's connection."""
 
-    __slots__ = ("_body", "_bodyless", "_channel", "_chunked", "_context", "_head", "_left", "_queued", "_send_s",
-                 "_status", "aborted", "close", "finished", "started")  # fmt: skip
+    # What most answers never change is not set for each of them.
+    _queued: bytes | None = None  # a head that has not left yet
+    _left: int | None = None  # bytes announced and not written yet
+    _status = 0
+    _chunked = False
+    _bodyless = False
+    started = False
+    finished = False
+    aborted = False
 
     def __init__(
         self, channel: Channel, head: RequestHead, body: RequestBody | EmptyBody, context: AnswerContext, send_s: float
@@ -191,14 +200,6 @@ class Answer:
         self._body = body
         self._context = context
         self._send_s = send_s
-        self._queued: bytes | None = None  # a head that has not left yet
-        self._left: int | None = None  # bytes announced and not written yet
-        self._status = 0
-        self._chunked = False
-        self._bodyless = False
-        self.started = False
-        self.finished = False
-        self.aborted = False
         self.close = not head.keep_alive  # whether the connection ends with this answer
 
     @property
@@ -219,9 +220,9 @@ class Answer:
                 raise ValueError(f"the header {name[1:-1].decode()} is the server's to give")
         self._queue(status, reason, text, length)
 
-    def pass_on(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
+    def pass_on(self, status: int, reason: bytes, lines: bytes, length: int | None) -> None:
         """See ``message.ResponseWriter``."""
-        self._queue(status, reason, render(headers), length)
+        self._queue(status, reason, lines, length)
 
     def write(self, data: bytes) -> None:
         """See ``message.ResponseWriter``."""
@@ -243,8 +244,15 @@ class Answer:
         if self._queued is not None:
             self._send(b"")
 
-    def finish(self) -> None:
+    def finish(self, data: bytes = b"") -> None:
         """See ``message.ResponseWriter``."""
+        if data and self._queued is not None and len(data) == self._left and not self.close and not self._bodyless:
+            self.finished = self.started = True
+            head, self._queued = self._queued, None
+            self._channel.send_soon(head + data, self._send_s)
+            return
+        if data:
+            self.write(data)
         if self.finished:
             return
         if self._queued is None and not self.started:
@@ -277,27 +285,27 @@ class Answer:
             raise ValueError("the answer has already begun")
         if not 200 <= status <= 599:
             raise ValueError(f"{status} is not the status of a final answer")
-        if b"\ndate:" not in lines.lower() and lines[:5].lower() != b"date:":
+        if b"\nDate:" not in lines and not _DATE.search(lines):
             lines += b"Date: %b\r\n" % self._context.date()
         self._queued = b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason, lines, self._frame(status, length))
         self._status = status
 
     def _frame(self, status: int, length: int | None) -> bytes:
         """Choose the framing (RFC 9112 §6.3) and return the header lines that tell it."""
-        self._bodyless = status == 204 or status == 304 or self._head.method == b"HEAD"
+        lines = b""
+        bodyless = self._bodyless = status == 204 or status == 304 or self._head.method == b"HEAD"
         self._chunked = False
         self._left = length
-        lines = b""
         if length is not None:
             if status != 204 and (length or status != 304):
                 lines = b"Content-Length: %d\r\n" % length
-        elif not self._bodyless:
+        elif not bodyless:
             if self._head.minor == 1:
                 self._chunked = True
                 lines = b"Transfer-Encoding: chunked\r\n"
             else:
                 self.close = True
-        if self._context.stopping or not self._body.likely_drained():
+        if self._context.stopping or not (self._body.done or self._body.likely_drained()):
             self.close = True
         return lines + b"Connection: close\r\n" if self.close else lines
 

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-Header = tuple[bytes, bytes]
+from spawn.http11.fields import Field, Header
+
 Headers = list[Header]
 
 
@@ -36,17 +37,19 @@ class RequestHead(Struct):
     method: bytes
     target: bytes  # origin-form, or ``*``; an absolute-form target is reduced to this, its authority in ``host``
     minor: int  # HTTP/1.<minor>, 0 or 1
-    headers: Headers
+    fields: list[Field]
+    special: list[Field]  # those of them that are not plain
+    connection: frozenset[bytes]  # the options that Connection lists, in lower case
     host: bytes  # authority the client named; b"" for HTTP/1.0 without one
     framing: Framing
     keep_alive: bool
     expect_continue: bool = False
     dropped_headers: int = 0  # names with an underscore, removed
-    names: list[bytes] = []  # of ``headers``, in lower case; made from them if not given
 
-    def __post_init__(self) -> None:
-        if not self.names:
-            self.names = lower_names(self.headers)
+    @property
+    def headers(self) -> Headers:
+        """Names, their case as it came, and values."""
+        return [field.header for field in self.fields]
 
 
 class ResponseHead(Struct):
@@ -55,14 +58,16 @@ class ResponseHead(Struct):
     status: int
     reason: bytes
     minor: int
-    headers: Headers
+    fields: list[Field]
+    special: list[Field]  # this and the next as of a ``RequestHead``
+    connection: frozenset[bytes]
     framing: Framing  # NO_BODY for HEAD, 204 and 304 whatever the headers say
     keep_alive: bool
-    names: list[bytes] = []  # as of a ``RequestHead``
 
-    def __post_init__(self) -> None:
-        if not self.names:
-            self.names = lower_names(self.headers)
+    @property
+    def headers(self) -> Headers:
+        """As of a ``RequestHead``."""
+        return [field.header for field in self.fields]
 
 
 class BodyReader(Protocol):
@@ -104,8 +109,8 @@ class ResponseWriter(Protocol):
         A head is sent together with the first ``write`` or at ``finish``, whichever comes first.
         """
 
-    def pass_on(self, status: int, reason: bytes, headers: Iterable[Header], length: int | None) -> None:
-        """``start`` with headers that were part of a message already and passed every check of ``wire`` there."""
+    def pass_on(self, status: int, reason: bytes, lines: bytes, length: int | None) -> None:
+        """``start`` with rendered headers that passed every check of ``wire`` in another message."""
 
     def write(self, data: bytes) -> None:
         """Send a part of the body. Raises ``ClientGone`` when the client is gone or takes nothing for too long."""
@@ -113,19 +118,14 @@ class ResponseWriter(Protocol):
     def flush(self) -> None:
         """Send the head now even though no body is there yet (endless answers)."""
 
-    def finish(self) -> None:
-        """End the answer cleanly."""
+    def finish(self, data: bytes = b"") -> None:
+        """End the answer cleanly, after a last ``write`` of ``data``."""
 
     def abort(self) -> None:
         """End without a clean end: the client sees a cut connection. For answers that broke after their first byte."""
 
     def reply(self, status: int, message: str, headers: Iterable[Header] = ()) -> None:
         """A whole small answer of Spawn's own, JSON ``{"error": status, "message": message}``."""
-
-
-def lower_names(headers: Headers) -> list[bytes]:
-    """The names of ``headers`` in their order, in lower case."""
-    return [name.lower() for name, _ in headers]
 
 
 def get_all(headers: Headers, name: bytes) -> list[bytes]:

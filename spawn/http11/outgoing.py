@@ -100,7 +100,7 @@ def _file_pieces(head: bytes, body: BodyFile) -> Generator[bytes, None, None]:
 
 def _render(request: OutgoingRequest, node: tuple[str, int], length: int | None) -> bytes:
     headers = request.headers
-    if headers[:5].lower() != b"host:" and b"\r\nhost:" not in headers.lower():
+    if not headers.startswith(b"Host:") and headers[:5].lower() != b"host:" and b"\r\nhost:" not in headers.lower():
         host, port = node  # an HTTP/1.0 client may leave Host out, an HTTP/1.1 request may not
         headers = (f"Host: [{host}]:{port}\r\n" if ":" in host else f"Host: {host}:{port}\r\n").encode() + headers
     framing = b"" if length is None else b"Content-Length: %d\r\n" % length

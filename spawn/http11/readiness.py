@@ -23,7 +23,6 @@ from weakref import WeakKeyDictionary
 from gevent import get_hub, getcurrent
 from gevent.hub import Hub
 from gevent.socket import socket
-from greenlet import greenlet
 
 _READ = 1  # what libev calls it
 
@@ -42,15 +41,8 @@ def raw_socket(sock: socket) -> RawSocket:
     return raw
 
 
-def receive(raw: RawSocket, readiness: Readiness, limit_bytes: int, first_wait: bool) -> bytes:
-    """The next bytes, ``b""`` at the end. ``first_wait``: do not even look before waiting. Raises ``OSError``."""
-    if first_wait:
-        readiness.wait()
-    while True:
-        try:
-            return raw.recv(limit_bytes)
-        except BlockingIOError:
-            readiness.wait()
+class Unsent(Exception):
+    """Not all of what was to be sent soon could be sent at once; ``Readiness.take_unsent`` has the rest."""
 
 
 class _Turns:
@@ -59,24 +51,29 @@ class _Turns:
     def __init__(self, hub: Hub) -> None:
         self._hub_switch: Callable[[], Any] = hub.switch
         self._run_callback = hub.loop.run_callback
-        self._waiting: deque[greenlet] = deque()
+        self._waiting: deque[Callable[[], Any]] = deque()
+
+    def add(self, call: Callable[[], Any]) -> None:
+        """Have ``call`` called when it is its turn."""
+        if not self._waiting:
+            self._run_callback(self._go)
+        self._waiting.append(call)
 
     def wait(self) -> None:
-        me, waiting = getcurrent(), self._waiting
-        if not waiting:
-            self._run_callback(self._go)
-        waiting.append(me)
+        """Return when it is the caller's turn."""
+        switch, waiting = getcurrent().switch, self._waiting
+        self.add(switch)
         try:
             self._hub_switch()
         except BaseException:  # killed: it is somewhere else when its turn comes
             with suppress(ValueError):
-                waiting.remove(me)
+                waiting.remove(switch)
             raise
 
     def _go(self) -> None:
         waiting, self._waiting = self._waiting, deque()
         while waiting:
-            waiting.popleft().switch()
+            waiting.popleft()()
 
 
 _turns: WeakKeyDictionary[Hub, _Turns] = WeakKeyDictionary()
@@ -92,18 +89,52 @@ def _turns_of(hub: Hub) -> _Turns:
 class Readiness:
     """Of one socket."""
 
-    __slots__ = ("_hub_switch", "_resume", "_started", "_watcher", "turn", "unasked")
+    __slots__ = ("_add_turn", "_hub_switch", "_receive", "_resume", "_send", "_started", "_watcher", "unasked",
+                 "unsent", "wait_turn")  # fmt: skip
 
     def __init__(self, sock: socket) -> None:
-        hub = get_hub()
-        self.turn = _turns_of(hub).wait  # return when it is time to send
+        raw, hub = raw_socket(sock), get_hub()
+        self._receive, self._send = raw.recv, raw.send
+        self._add_turn = _turns_of(hub).add
+        self.wait_turn = _turns_of(hub).wait  # return when it is time to send
         self._hub_switch: Callable[[], Any] = hub.switch
         self._watcher = hub.loop.io(sock.fileno(), _READ)
         self._started = False
         self._resume: Callable[[], Any] | None = None  # the greenlet that waits
+        self.unsent = b""  # what is to be sent soon
         self.unasked = False  # bytes, an end or an error came since the last wait, and nobody was waiting
 
-    def wait(self) -> None:
+    def send_soon(self, data: bytes) -> None:
+        """Have ``data`` sent in its turn, without waiting for that: for whoever receives next.
+
+        Until then whoever does anything else with the socket takes back what is ``unsent`` first.
+        """
+        self.unsent = data
+        self._add_turn(self._send_now)
+
+    def take_unsent(self) -> bytes:
+        """All of ``unsent``, which is the caller's to send from now on."""
+        data, self.unsent = self.unsent, b""
+        return data
+
+    def receive(self, limit_bytes: int, first_wait: bool) -> bytes:
+        """Wait for the next bytes; ``b""`` at the end. Raises ``OSError``, and ``Unsent`` when ``send_soon`` failed.
+
+        ``first_wait``: they are not expected to be there, so that a look before the wait would be in vain.
+        """
+        if first_wait:
+            self._wait()
+            if self.unsent:
+                raise Unsent
+        while True:
+            try:
+                return self._receive(limit_bytes)
+            except BlockingIOError:
+                self._wait()
+                if self.unsent:
+                    raise Unsent from None
+
+    def _wait(self) -> None:
         """Return when bytes, an end of file or an error are there to be read; rarely also without a reason."""
         self.unasked = False
         if not self._started:
@@ -117,6 +148,7 @@ class Readiness:
 
     def close(self) -> None:
         """May be called twice."""
+        self.unsent = b""
         self._started = False
         self._watcher.stop()
         self._watcher.close()
@@ -128,3 +160,12 @@ class Readiness:
             self.unasked = True
             self._started = False
             self._watcher.stop()
+
+    def _send_now(self) -> None:
+        data = self.unsent
+        if data:
+            with suppress(OSError):  # the kernel takes nothing now, or never more; whoever sends the rest will see
+                data = data[self._send(data) :]
+            self.unsent = data
+            if data and self._resume is not None:
+                self._resume()

@@ -34,7 +34,7 @@ log = logging.getLogger("spawn.http")
 MAX_LINGERING_REFUSALS = 100  # beyond the limit of connections; any more are closed without waiting for the client
 
 # What stands for the head of a request that could not be understood, so that it can be answered.
-_UNKNOWN = RequestHead(b"GET", b"/", 1, [], b"", NO_BODY, keep_alive=False)
+_UNKNOWN = RequestHead(b"GET", b"/", 1, [], [], frozenset(), b"", NO_BODY, keep_alive=False)
 
 
 class Connection:
@@ -151,10 +151,10 @@ class Connection:
         server.counters.add(f"{server.name}.requests")
         if head.dropped_headers:
             server.counters.add(f"{server.name}.dropped-headers", head.dropped_headers)
-        body = self._body_of(head)
-        answer = Answer(channel, head, body, server, self._send_s)
+        body = EMPTY_BODY if head.framing is NO_BODY else self._body_of(head)
+        answer = Answer(channel, head, body, server, server.timeouts.send)
         try:
-            if (head.framing.length or 0) > server.limits.body:
+            if head.framing is not NO_BODY and (head.framing.length or 0) > server.limits.body:
                 raise ProtocolError(413, "the body is too large")
             server.handle(Request(head, body, self._peer), answer)
             if not answer.finished:
@@ -167,7 +167,7 @@ class Connection:
         except (Exception, gevent.Timeout):  # noqa: BLE001 (logged there; one request's failure is not the server's)
             self._confess(head, answer)
             return False
-        if not answer.close and body.drain():
+        if not answer.close and (body.done or body.drain()):
             return True
         if not answer.aborted and (channel.buffer or not body.done):
             channel.linger()

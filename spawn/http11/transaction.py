@@ -19,6 +19,7 @@ from spawn.http11.connection import Connection
 from spawn.http11.message import ResponseHead
 from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest, body_bytes, pieces, whole
 from spawn.http11.progress import FLOOR_BYTES_PER_S, Progress
+from spawn.http11.readiness import Unsent
 from spawn.http11.wire import BadAnswer, HeadLimits, find_head_end, parse_response_head
 
 ANSWER_HEAD = HeadLimits(head_bytes=65_536, headers=200, line_bytes=65_536)
@@ -60,26 +61,49 @@ class Transaction:
         self._on_slow = on_slow
 
     def run(self, on_sent: Callable[[], None] | None) -> ResponseHead:
-        lost = self._write_all()
+        data = whole(self._request, self._node)
+        lost = self._ask(data) if data is not None and on_sent is None else self._write_all(data)
         if self.sent_all and on_sent is not None:
             on_sent()
         self._waiting = True
-        self._start_head_clock()
-        while self._head is None:
+        left_s = self._start_head_clock()
+        while (head := self._head) is None:
             try:
-                data = self._connection.receive(self._head_time_left_s(), first_wait=True)
+                data = self._connection.receive(left_s, first_wait=True)
             except OSError as error:
                 raise self._unknown(lost or text_of(error)) from None
             if not data:
                 raise self._unknown(lost or self._why_ended())
             self._take_in(data)
-        return self._head
+            left_s = self._head_time_left_s()
+        return head
 
-    def _write_all(self) -> str:
-        """Write until all is written, the final head is there, or writing fails: then the reason is returned."""
+    def _ask(self, data: bytes) -> str:
+        """Send a small request and take in the first bytes of its answer; the result is that of ``_write_all``."""
+        self._start_head_clock()
         try:
-            data = whole(self._request, self._node)
-            self._connection.wait_turn()
+            answer = self._connection.ask(data, self._timeout_s)
+        except Unsent:
+            rest = self._connection.take_unsent()
+            self._written = len(data) - len(rest)
+            self._head_deadline_s = math.inf
+            return self._write_all(rest)
+        except OSError as error:
+            raise self._unknown(text_of(error)) from None
+        self.sent_all = True
+        if not answer:
+            raise self._unknown(self._why_ended())
+        self._take_in(answer)
+        return ""
+
+    def _write_all(self, data: bytes | None) -> str:
+        """Write until all is written, the final head is there, or writing fails: then the reason is returned.
+
+        ``data`` is what is left of a small request, None for a large one of which nothing was written.
+        """
+        try:
+            if data is not None:
+                self._connection.wait_turn()
             if not (self._write_pieces() if data is None else self._write(data)):
                 return ""
             self.sent_all = True
@@ -154,13 +178,18 @@ class Transaction:
             self._head_time_left_s()
         return self._head is not None
 
-    def _start_head_clock(self) -> None:
+    def _start_head_clock(self) -> float:
+        """Seconds left for the final head, counted from now unless they are already."""
+        if self._head is not None:
+            return 0.0
         if self._head_deadline_s == math.inf:
             self._head_deadline_s = time.monotonic() + self._timeout_s
+            return self._timeout_s
+        return self._head_time_left_s()
 
     def _head_time_left_s(self) -> float:
         left_s = self._head_deadline_s - time.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 and self._head is None:
             raise Unknown(self._why_late(), timed_out=True)
         return left_s
 

@@ -2,9 +2,9 @@
 
 Strategy: find the end of the head (bounded), then check each part of it with one regular expression that is the
 grammar of RFC 9112 as it stands there, without what RFC 9112 lets a lenient recipient put up with: the request or
-status line (§3, §4), the block of field lines (§5), and behind it the rules of Host (§3.2) and framing (§6). Possessive
-quantifiers keep every one of them linear. A parser that calls back for each field (llhttp was used here before) costs
-several times as much, and has to be told apart from what follows the head, upgrades and unknown methods.
+status line (§3, §4), the field lines (§5, in ``fields``); behind them come the rules of Host (§3.2) and framing (§6).
+Possessive quantifiers keep every expression linear. A parser that calls back for each field (llhttp was used here
+before) costs several times as much, and knows other methods, upgrades and versions of HTTP than are wanted here.
 
 Invariants: nothing but ``ProtocolError`` (for a request) or ``BadAnswer`` (for an answer) is raised, whatever the
 bytes; a head that is returned has at most one framing, and a request of HTTP/1.1 has exactly one valid Host.
@@ -25,7 +25,8 @@ from spawn.http11.bodies import (
     chunk,
     decoder_for,
 )
-from spawn.http11.message import NO_BODY, Framing, Headers, RequestHead, ResponseHead, lower_names
+from spawn.http11.fields import NO_OPTIONS, TOKEN, Field, Kind, connection_options, make_field, parse_fields, special
+from spawn.http11.message import NO_BODY, Framing, RequestHead, ResponseHead
 
 __all__ = [
     "LAST_CHUNK",
@@ -43,18 +44,14 @@ __all__ = [
     "parse_response_head",
 ]
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f]++) HTTP/([0-9])\.([0-9])\r\n")
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]++) HTTP/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 # Narrower than RFC 3986's reg-name: no comma, no sub-delimiters, no user info. Nothing that has a name needs them.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
-_CODING = re.compile(_TOKEN + rb"(?:[ \t]*;.*)?")
+_CODING = re.compile(TOKEN + rb"(?:[ \t]*;.*)?")
 _LENGTH_DIGITS = 18  # less than 2**63, which is what the rest of the world computes with
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-
-_FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
-_FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")  # of lines that are right
 
 _UNTIL_CLOSE = Framing(until_close=True)
 
@@ -121,12 +118,15 @@ def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead:
         target, authority = _reduce_target(method, target)
     if b"#" in target:
         raise ProtocolError(400, "the target has a fragment")
-    headers, names, dropped = _request_fields(data, line_end)
-    framing = _framing(headers, names, minor) or NO_BODY
-    keep_alive = minor == 1 and _persists(headers, names, minor)
-    host = _only_host(headers, names, minor)
-    expects = b"expect" in names and _expects_continue(headers, names) and minor == 1 and framing.has_body
-    head = RequestHead(method, target, minor, headers, host, framing, keep_alive, expects, dropped, names)
+    fields = parse_fields(data[line_end:])
+    if fields is None:
+        raise ProtocolError(400, "malformed header")
+    found = special(fields)
+    if len(found) == 1 and found[0].kind == Kind.HOST:
+        host = _checked_host(found[0].value)
+        head = RequestHead(method, target, minor, fields, found, NO_OPTIONS, host, NO_BODY, minor == 1)
+    else:
+        head = _request_head(method, target, minor, fields, found)
     if authority is not None:
         _replace_host(head, authority)
     return head
@@ -143,18 +143,19 @@ def parse_response_head(data: bytes, request_method: bytes, limits: HeadLimits) 
     if len(data) > limits.head_bytes or data.count(b"\n") > limits.headers + 2:
         raise BadAnswer("the head is too long")
     minor, status = int(match[1]), int(match[2])
-    headers = _parse_fields(data, match.end())
-    if headers is None:
+    fields = parse_fields(data[match.end() :])
+    if fields is None:
         raise BadAnswer("malformed header")
-    names = lower_names(headers)
+    found = special(fields)
     try:
-        framing = _framing(headers, names, minor) or _UNTIL_CLOSE
+        framing = _framing(found, minor) or _UNTIL_CLOSE
     except ProtocolError as fault:
         raise BadAnswer(fault.reason) from None
     if request_method == b"HEAD" or status < 200 or status == 204 or status == 304:
         framing = NO_BODY
-    keep_alive = _persists(headers, names, minor) and not framing.until_close
-    return ResponseHead(status, match[3] or b"", minor, headers, framing, keep_alive, names)
+    options = connection_options(found)
+    keep_alive = _persists(options, minor) and not framing.until_close
+    return ResponseHead(status, match[3] or b"", minor, fields, found, options, framing, keep_alive)
 
 
 def _parse_request_line(data: bytes, limits: HeadLimits) -> tuple[bytes, bytes, int, int]:
@@ -187,36 +188,28 @@ def _reduce_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return (rest if rest.startswith(b"/") else b"/" + rest), authority
 
 
-def _parse_fields(data: bytes, start: int) -> Headers | None:
-    """The fields of the lines from ``start`` to the end of ``data``, which is their empty line; None: malformed."""
-    match = _FIELD_LINES.match(data, start)
-    if match is None or match.end() != len(data):
-        return None
-    headers = _FIELD.findall(data, start)
-    if b" \r\n" in data or b"\t" in data:
-        headers = [(name, value.rstrip(b" \t")) for name, value in headers]
-    return headers
+def _request_head(method: bytes, target: bytes, minor: int, fields: list[Field], found: list[Field]) -> RequestHead:
+    """A head with more than Host to look at; ``found`` are the fields that are not plain."""
+    dropped = 0
+    if any(field.kind == Kind.UNDERSCORE for field in found):
+        count = len(fields)
+        fields = [field for field in fields if field.kind != Kind.UNDERSCORE]
+        found = special(fields)
+        dropped = count - len(fields)
+    hosts = [field.value for field in found if field.kind == Kind.HOST]
+    if len(hosts) > 1:
+        raise ProtocolError(400, "more than one Host header")
+    if not hosts and minor != 0:
+        raise ProtocolError(400, "the Host header is missing")
+    host = _checked_host(hosts[0]) if hosts else b""
+    framing = _framing(found, minor) or NO_BODY
+    options = connection_options(found)
+    keep_alive = minor == 1 and _persists(options, minor)
+    expects = _expects_continue(found) and minor == 1 and framing.has_body
+    return RequestHead(method, target, minor, fields, found, options, host, framing, keep_alive, expects, dropped)
 
 
-def _request_fields(data: bytes, start: int) -> tuple[Headers, list[bytes], int]:
-    """Fields, their names in lower case, and how many more were dropped because of an underscore in their name."""
-    headers = _parse_fields(data, start)
-    if headers is None:
-        raise ProtocolError(400, "malformed header")
-    names = lower_names(headers)
-    if b"_" not in data or b"_" not in b"".join(names):
-        return headers, names, 0
-    kept = [header for header in headers if b"_" not in header[0]]
-    return kept, lower_names(kept), len(headers) - len(kept)
-
-
-def _only_host(headers: Headers, names: list[bytes], minor: int) -> bytes:
-    count = names.count(b"host")
-    if count != 1:
-        if not count and minor == 0:
-            return b""
-        raise ProtocolError(400, "more than one Host header" if count else "the Host header is missing")
-    host = headers[names.index(b"host")][1]
+def _checked_host(host: bytes) -> bytes:
     if not _AUTHORITY.fullmatch(host):
         raise ProtocolError(400, "malformed Host header")
     return host
@@ -224,38 +217,45 @@ def _only_host(headers: Headers, names: list[bytes], minor: int) -> bytes:
 
 def _replace_host(head: RequestHead, authority: bytes) -> None:
     """The authority of an absolute-form target wins over Host (RFC 9112 §3.2.2)."""
-    had_host = bool(head.host)
-    head.host = authority
-    if had_host:
-        head.headers = [(name, authority if name.lower() == b"host" else value) for name, value in head.headers]
+    if head.host:
+        head.fields = [
+            make_field(field.header[0], authority) if field.kind == Kind.HOST else field for field in head.fields
+        ]
     else:
-        head.headers = [(b"Host", authority), *head.headers]
-        head.names = [b"host", *head.names]
+        head.fields = [make_field(b"Host", authority), *head.fields]
+    head.special = special(head.fields)
+    head.host = authority
 
 
-def _framing(headers: Headers, names: list[bytes], minor: int) -> Framing | None:
-    """What the headers say of the length of the body; None: nothing. Raises ``ProtocolError``."""
-    if b"transfer-encoding" in names:
-        return _coded_framing(headers, names, minor)
-    count = names.count(b"content-length")
-    if not count:
+def _framing(found: list[Field], minor: int) -> Framing | None:
+    """What the fields say of the length of the body; None: nothing. Raises ``ProtocolError``."""
+    length: bytes | None = None
+    coding: bytes | None = None
+    for field in found:
+        if field.kind == Kind.LENGTH:
+            if length is not None:
+                raise ProtocolError(400, "more than one Content-Length")
+            length = field.value
+        elif field.kind == Kind.CODING:
+            if coding is not None:
+                raise ProtocolError(400, "more than one Transfer-Encoding")
+            coding = field.value
+    if coding is not None:
+        return _coded_framing(coding, length, minor)
+    if length is None:
         return None
-    value = headers[names.index(b"content-length")][1]
-    if count > 1 or not value.isdigit() or len(value) > _LENGTH_DIGITS:
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS:
         raise ProtocolError(400, "malformed Content-Length")
-    return Framing(int(value))
+    return Framing(int(length))
 
 
-def _coded_framing(headers: Headers, names: list[bytes], minor: int) -> Framing:
-    if b"content-length" in names:
+def _coded_framing(coding: bytes, length: bytes | None, minor: int) -> Framing:
+    if length is not None:
         raise ProtocolError(400, "both Content-Length and Transfer-Encoding")
     if minor == 0:
         raise ProtocolError(400, "Transfer-Encoding in HTTP/1.0")
-    if names.count(b"transfer-encoding") > 1:
-        raise ProtocolError(400, "more than one Transfer-Encoding")
-    value = headers[names.index(b"transfer-encoding")][1]
-    if value.lower() != b"chunked":
-        raise _coding_fault(value)
+    if coding.lower() != b"chunked":
+        raise _coding_fault(coding)
     return Framing(chunked=True)
 
 
@@ -267,25 +267,14 @@ def _coding_fault(value: bytes) -> ProtocolError:
     return ProtocolError(400, "malformed Transfer-Encoding")
 
 
-def _expects_continue(headers: Headers, names: list[bytes]) -> bool:
-    """True, for a request with Expect; raises ``ProtocolError`` when it expects anything else."""
-    for name, (_, value) in zip(names, headers, strict=True):
-        if name == b"expect" and value.lower() != b"100-continue":
-            raise ProtocolError(417, "the only expectation met here is 100-continue")
-    return True
+def _expects_continue(found: list[Field]) -> bool:
+    """Whether the client waits for 100 (Continue). Raises ``ProtocolError`` 417 when it expects anything else."""
+    values = [field.value for field in found if field.kind == Kind.EXPECT]
+    if any(value.lower() != b"100-continue" for value in values):
+        raise ProtocolError(417, "the only expectation met here is 100-continue")
+    return bool(values)
 
 
-def _persists(headers: Headers, names: list[bytes], minor: int) -> bool:
+def _persists(options: frozenset[bytes], minor: int) -> bool:
     """Whether the connection may be used again (RFC 9112 §9.3)."""
-    if b"connection" not in names:
-        return minor == 1
-    if names.count(b"connection") == 1:
-        values = [headers[names.index(b"connection")][1].lower()]
-        if values == [b"keep-alive"]:  # what most say who say anything
-            return True
-    else:
-        values = [value.lower() for name, (_, value) in zip(names, headers, strict=True) if name == b"connection"]
-    options = {option.strip(b" \t") for value in values for option in value.split(b",")}
-    if b"close" in options:
-        return False
-    return minor == 1 or b"keep-alive" in options
+    return b"close" not in options and (minor == 1 or b"keep-alive" in options)

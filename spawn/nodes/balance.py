@@ -31,10 +31,10 @@ class Balancer:
 
     def choose(self, eligible: Sequence[Node]) -> Node:
         """One of ``eligible`` (configuration order, not empty). Diverged nodes only when there is no other."""
-        if len(eligible) > 1:
-            eligible = [node for node in eligible if not node.diverged] or eligible
-        if len(eligible) == 1:
-            return eligible[0]
+        for node in eligible:
+            if node.diverged:
+                eligible = [node for node in eligible if not node.diverged] or eligible
+                break
         if self.mode.round_robin:
             return self._next_in_turn(eligible)
         if self.mode.by_priority:

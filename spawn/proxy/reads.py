@@ -15,7 +15,7 @@ from spawn.delivery.policy import IDEMPOTENT
 from spawn.errors import NotSent, Unknown, UpstreamError
 from spawn.http11.client import Answer
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers, replace_headers
-from spawn.http11.message import Headers, Request, ResponseWriter, get, render
+from spawn.http11.message import Request, ResponseWriter, get
 from spawn.http11.outgoing import OutgoingRequest
 from spawn.nodes.node import Node, NodeState
 from spawn.proxy.bodies import Upload, pass_on_body, receive_body
@@ -25,12 +25,14 @@ from spawn.proxy.turnedaway import TurnedAway
 
 log = logging.getLogger("spawn.proxy")
 
+WHOLE_BYTES = 1 << 30  # of a body that is here already: all of it
 REUSE_IDLE_S = 30.0  # a kept connection that was idle for longer is not used for a read
 RETRY_AFTER = [(b"Retry-After", b"1")]
 ISOLATED = (
     "the nodes that serve are diverged, and on-divergence is isolate; mend one of them and "
     "POST /queues/HOST/PORT/clear-diverged (GET /queues names them)"
 )
+_SERVING = (NodeState.SERVING,)
 _HEALTHY = (NodeState.SERVING, NodeState.CATCHING_UP)
 REPEATABLE = IDEMPOTENT | READS  # all of READS are safe, hence idempotent
 
@@ -46,10 +48,10 @@ class Reads:
     def serve(self, request: Request, response: ResponseWriter, settings: ProxySettings) -> None:
         """Answer a read. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does."""
         floor = self._cluster.freshness.floor if settings.consistency != "any" else 0  # as it stands on arrival
-        headers = forward_request_headers(request, settings.trusted, self._cluster.via)
+        lines = forward_request_headers(request, settings.trusted, self._cluster.via)
         upload = receive_body(request, Kind.READ, self._cluster.make_spool, self._cluster.room, self._turned_away)
         try:
-            _Read(self._cluster, settings, floor, request, headers, upload, self._turned_away).run(response)
+            _Read(self._cluster, settings, floor, request, lines, upload, self._turned_away).run(response)
         finally:
             if upload is not None:
                 upload.discard()
@@ -69,7 +71,7 @@ class _Read:
         settings: ProxySettings,
         floor: int,
         request: Request,
-        headers: Headers,
+        lines: bytes,
         upload: Upload | None,
         turned_away: TurnedAway,
     ) -> None:
@@ -79,7 +81,7 @@ class _Read:
         self._floor = floor
         self._method = request.head.method
         self._request = OutgoingRequest(
-            self._method, request.head.target, render(headers), None if upload is None else upload.lend()
+            self._method, request.head.target, lines, None if upload is None else upload.lend()
         )
         self._patience_s = settings.timeouts.fresh  # what is left of it, over all choices
 
@@ -122,7 +124,7 @@ class _Read:
 
     def _fresh(self) -> _Choice | None:
         floor = self._floor
-        eligible = [node for node in self._candidates() if node.position >= floor and node.state is NodeState.SERVING]
+        eligible = [node for node in self._candidates(states=_SERVING) if node.position >= floor]
         return (self._cluster.balancer.choose(eligible), 0) if eligible else None
 
     def _freshest(self) -> _Choice | None:
@@ -132,12 +134,12 @@ class _Read:
         node = max(candidates, key=lambda node: (node.state is NodeState.SERVING, node.position))
         return node, max(0, self._floor - node.position)
 
-    def _candidates(self, held: bool = False) -> list[Node]:
-        """Healthy nodes that reads are not barred from and that this one has not tried."""
+    def _candidates(self, held: bool = False, states: tuple[NodeState, ...] = _HEALTHY) -> list[Node]:
+        """Nodes that reads are not barred from and that this one has not tried."""
         candidates = [
             node
             for node in self._cluster.registry.nodes
-            if node.state in _HEALTHY and not ((node.held and not held) or node.out_of_sync)
+            if node.state in states and not ((node.held and not held) or node.out_of_sync)
         ]
         if self._settings.isolate_diverged:
             candidates = [node for node in candidates if not node.diverged]
@@ -184,7 +186,8 @@ class _Read:
             raise
 
     def _request_for(self, node: Node) -> OutgoingRequest:
-        replaced = self._settings.set_headers.get(node.name)
+        set_headers = self._settings.set_headers
+        replaced = set_headers.get(node.name) if set_headers else None
         if not replaced:
             return self._request
         return structs.replace(self._request, headers=replace_headers(self._request.headers, replaced))
@@ -197,20 +200,23 @@ class _Read:
         self._cluster.fleet.checker.poke(node)
 
     def _pass_on(self, answer: Answer, behind: int, response: ResponseWriter) -> None:
-        headers = forward_response_headers(answer.head, self._cluster.via)
+        lines = forward_response_headers(answer.head, self._cluster.via)
         if behind:
             self._cluster.counters.add("reads.behind")
-            headers.append((b"Spawn-Behind", b"%d" % behind))
+            lines += b"Spawn-Behind: %d\r\n" % behind
         self._cluster.counters.add("reads.served")
         self._cluster.board.heard(answer.head.status)
         with answer:
-            stream(answer, headers, response, self._method)
+            stream(answer, lines, response, self._method)
 
 
-def stream(answer: Answer, headers: Headers, response: ResponseWriter, method: bytes) -> None:
+def stream(answer: Answer, lines: bytes, response: ResponseWriter, method: bytes) -> None:
     """Pass an answer on as it comes; cut the client's connection when the node cuts its own."""
     head = answer.head
-    response.pass_on(head.status, head.reason, headers, length_of(answer, method))
+    response.pass_on(head.status, head.reason, lines, length_of(answer, method))
+    if answer.whole:
+        response.finish(answer.read(WHOLE_BYTES))
+        return
     if head.framing.until_close or head.framing.chunked:
         response.flush()  # an endless answer may begin with a long silence
     pass_on_body(answer, response)

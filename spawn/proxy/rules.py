@@ -34,7 +34,7 @@ class Classifier:
         ]
 
     def classify(self, head: RequestHead) -> Kind:
-        if method_override(head.names):
+        if method_override(head):
             return Kind.UPDATE
         if self._rules:
             spellings = decoded(head.target), normalised(head.target)

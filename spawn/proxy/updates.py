@@ -12,8 +12,9 @@ import logging
 from spawn.config.schema import Timeouts
 from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
 from spawn.errors import JournalAtLimit, JournalBroken, JournalError, JournalFull, JournalSlow, ProtocolError
+from spawn.http11.fields import Header
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers
-from spawn.http11.message import Header, Headers, Request, ResponseWriter, get, render
+from spawn.http11.message import Request, RequestHead, ResponseWriter, render
 from spawn.journal.base import FileBody, NewUpdate
 from spawn.proxy.bodies import Upload, pass_on_body, receive_body
 from spawn.proxy.context import Cluster, ProxySettings
@@ -40,13 +41,14 @@ class Updates:
         """Answer an update. Raises ``ProtocolError`` and ``ClientGone`` as the request's body does: nothing is done."""
         if self._refused(response, settings):
             return
-        headers = _without_empty_key(forward_request_headers(request, settings.trusted, self._cluster.via))
+        key = _key(request.head)
+        lines = forward_request_headers(request, settings.trusted, self._cluster.via)
         upload = self._receive(request)
         ticket = Ticket()
         try:
             if self._refused(response, settings):  # again: the body may have taken minutes to come
                 return
-            self._append(request, render(headers), get(headers, b"idempotency-key"), upload, ticket)
+            self._append(request, lines, key, upload, ticket)
         except JournalFull as error:
             self._cluster.counters.add("updates.not-taken")
             if isinstance(error, JournalAtLimit):  # of a full disk the journal says when it begins and ends
@@ -160,9 +162,9 @@ class Updates:
                 message = f"a node has answered the update with {head.status}, but its answer was cut short"
                 response.reply(head.status if reference.rejected else 502, message, [sequence])
                 return
-            headers = [*forward_response_headers(head, self._cluster.via), sequence]
+            lines = forward_response_headers(head, self._cluster.via) + render([sequence])
             length = spool.size if spool.complete else head.framing.length
-            response.pass_on(head.status, head.reason, headers, length)
+            response.pass_on(head.status, head.reason, lines, length)
             pass_on_body(spool.reader(timeouts.deliver), response)
         finally:
             spool.discard()
@@ -175,6 +177,9 @@ class Updates:
             return False
 
 
-def _without_empty_key(headers: Headers) -> Headers:
-    """An Idempotency-Key without a value names nothing: Spawn's own takes its place."""
-    return [(name, value) for name, value in headers if value.strip() or name.lower() != b"idempotency-key"]
+def _key(head: RequestHead) -> bytes | None:
+    """The client's Idempotency-Key. One without a value names nothing: it is removed, Spawn's own takes its place."""
+    keys = [field for field in head.fields if field.name == b"idempotency-key"]
+    if any(not field.value for field in keys):
+        head.fields = [field for field in head.fields if field.value or field.name != b"idempotency-key"]
+    return next((field.value for field in keys if field.value), None)

@@ -307,18 +307,25 @@ class Service:
         )
 
     def _handle_proxy(self, request: Request, response: ResponseWriter) -> None:
+        self._in_flight += 1
+        try:
+            if self.config.log.access:
+                self._handle_logged(request, response)
+            else:
+                self._proxy(request, response)
+        finally:
+            self._in_flight -= 1
+
+    def _handle_logged(self, request: Request, response: ResponseWriter) -> None:
         started = time.monotonic()
         fault = 0  # the status of an answer that the server will give
-        self._in_flight += 1
         try:
             self._proxy(request, response)
         except ProtocolError as error:
             fault = error.status
             raise
         finally:
-            self._in_flight -= 1
-            if self.config.log.access:
-                log_access(request, response.status or fault, time.monotonic() - started)
+            log_access(request, response.status or fault, time.monotonic() - started)
 
     def _handle_api(self, request: Request, response: ResponseWriter) -> None:
         self._api(request, response)

@@ -326,7 +326,7 @@ class FleetModel(RuleBasedStateMachine):
                 k for k in self.known.values() if k.delivers and k.up and not k.held and not (isolate and k.diverged)
             ]
             if choice is not None:
-                known = self.known[choice.node.record.port]
+                known = self.known[choice[0].record.port]
                 assert known in able
                 assert known.position >= max(floor, known.target), "it has caught up since it came"
                 assert not known.diverged or all(k.diverged for k in able if k.position >= max(floor, k.target))

@@ -10,15 +10,16 @@ import gevent
 import pytest
 
 from spawn.delivery.answers import Accepted, Reference, ReferenceBoard, Removed, Result, Ticket
-from spawn.http11.message import NO_BODY, ResponseHead
+from spawn.http11.message import ResponseHead
 from spawn.http11.spool import MemoryBudget, Spool
 from spawn.journal.base import Entry, FileBody, NewUpdate, Published
 from spawn.journal.memory import MemoryJournal
+from tests.support.heads import response_head
 from tests.support.inprocess import until
 
 
 def head(status: int) -> ResponseHead:
-    return ResponseHead(status, b"", 1, [], NO_BODY, keep_alive=True)
+    return response_head(status=status)
 
 
 class Poll:

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spawn.config.schema import RuleConfig
-from spawn.http11.message import NO_BODY, Headers, RequestHead
+from spawn.http11.message import Headers, RequestHead
 from spawn.proxy.rules import READS, Classifier, Kind, normalised
+from tests.support.heads import request_head
 
 
 def head(method: str, target: str = "/", headers: Headers | None = None) -> RequestHead:
-    return RequestHead(method.encode(), target.encode("latin-1"), 1, headers or [], b"h", NO_BODY, keep_alive=True)
+    return request_head(headers or (), method=method.encode(), target=target.encode("latin-1"))
 
 
 def kind(method: str, target: str = "/", headers: Headers | None = None, *rules: RuleConfig) -> Kind:
