@@ -218,9 +218,12 @@ def _files(directory: Path) -> Iterator[tuple[str, _Fields, bytes]]:
 
 def _read(path: Path) -> tuple[_Fields, bytes]:
     text = path.read_bytes()
-    if not text.isascii() or b"\r" in text or not text.endswith(b"\n") or b"\n\n" not in text:
-        raise _fault(path, 1, "not ASCII lines that end with LF, with an empty line behind the head")
-    lines = list(enumerate(text.decode("ascii")[:-1].split("\n"), 1))
+    if b"\r" in text or not text.endswith(b"\n") or b"\n\n" not in text:
+        raise _fault(path, 1, "not lines that end with LF, with an empty line behind the head")
+    try:
+        lines = list(enumerate(text.decode("utf-8")[:-1].split("\n"), 1))
+    except UnicodeDecodeError as error:
+        raise _fault(path, text.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
     border = next(index for index, (_, line) in enumerate(lines) if not line)
     fields = _Fields(path)
     for number, line in lines[:border]:
