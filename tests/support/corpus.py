@@ -16,6 +16,7 @@ CORPUS = Path(__file__).parents[1] / "wire" / "corpus"
 
 Line = tuple[int, str]  # number in the file (0: none) and text
 Headers = tuple[tuple[bytes, bytes], ...]
+Fate = Literal["accept", "incomplete"] | int  # an int is the status of a refusal
 
 _FIELD = re.compile(r"([a-z]+):(?: (.*))?")
 _REPEAT = re.compile(r"%repeat ([1-9][0-9]{0,6}) (.+)")
@@ -34,7 +35,7 @@ class RequestCase:
 
     name: str  # group/name
     data: bytes
-    expect: Literal["accept", "incomplete"] | int  # an int is the status of the refusal
+    expect: Fate
     why: str
     rfc: str
     laxer: str  # the reason to accept what HAProxy and nginx refuse, else empty
@@ -49,7 +50,7 @@ class RequestCase:
     close: bool = True  # the connection ends with the answer
     # And what follows it:
     rest: bytes = b""
-    then: Literal["accept", "incomplete"] | int = "accept"  # what becomes of ``rest``, a request of its own
+    then: Fate = "accept"  # what becomes of ``rest``, a request of its own
 
     @property
     def group(self) -> str:
@@ -266,7 +267,7 @@ def _accepted(fields: _Fields) -> dict[str, Any]:
     }
 
 
-def _fate(fields: _Fields, key: str) -> Literal["accept", "incomplete"] | int:
+def _fate(fields: _Fields, key: str) -> Fate:
     value = fields.text(key)
     if value == "accept":
         return "accept"

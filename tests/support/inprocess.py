@@ -1,4 +1,4 @@
-"""A whole ``Service`` in the test's process, in front of ``AppNode``s, and a client that shares its hub."""
+"""A whole ``Service`` in the test's process, in front of nodes that share its hub, and a client that does too."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import http.client
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import gevent
 import msgspec
@@ -20,9 +20,22 @@ from spawn.config.load import load
 from spawn.config.schema import ApiConfig, Config, HealthCheckConfig, NodeConfig
 from spawn.nodes.node import Node, NodeState
 from spawn.service import Service
-from tests.support.node import HEALTH, AppNode
+from tests.support.node import HEALTH
 
 T = TypeVar("T")
+
+
+class ClusterNode(Protocol):
+    """What a cluster wants of a node; ``node.AppNode`` is the usual one."""
+
+    name: str
+    port: int
+
+    def come(self) -> None:
+        """Listen."""
+
+    def go_away(self) -> None:
+        """Close everything, without failing if there is nothing."""
 
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
@@ -68,7 +81,7 @@ def settings(**sections: Mapping[str, Any] | Any) -> dict[str, Any]:
     return dict(sections)
 
 
-def make_config(nodes: list[AppNode], changes: Mapping[str, Any]) -> Config:
+def make_config(nodes: Sequence[ClusterNode], changes: Mapping[str, Any]) -> Config:
     """A quick configuration on free ports; ``changes`` are fields of ``Config``, sections as maps of their fields."""
     config = Config(
         host="127.0.0.1",
@@ -88,7 +101,7 @@ def make_config(nodes: list[AppNode], changes: Mapping[str, Any]) -> Config:
 class Cluster:
     """Nodes and a running service; everything a test wants to ask of them."""
 
-    def __init__(self, directory: Path, nodes: list[AppNode], *, all_up: bool = True, **changes: Any) -> None:
+    def __init__(self, directory: Path, nodes: Sequence[ClusterNode], *, all_up: bool = True, **changes: Any) -> None:
         self.nodes = nodes
         self.state_dir = str(directory / "state")
         self.config = make_config(nodes, changes)
@@ -157,12 +170,12 @@ class Cluster:
         headers = {"Content-Type": "application/json"} if data is not None else {}
         return fetch(self.service.api_address[1], method, target, data, headers)
 
-    def change(self, node: AppNode, **record: Any) -> Got:
+    def change(self, node: ClusterNode, **record: Any) -> Got:
         got = self.api("PUT", f"/nodes/127.0.0.1/{node.port}", record)
         assert got.status < 300, (got.status, got.body)
         return got
 
-    def queue(self, node: AppNode) -> dict[str, Any]:
+    def queue(self, node: ClusterNode) -> dict[str, Any]:
         got = self.api("GET", f"/queues/127.0.0.1/{node.port}")
         assert got.status == 200, (got.status, got.body)
         return dict(got.json()["data"]["results"][0])
@@ -172,22 +185,22 @@ class Cluster:
         assert got.status == 200, (got.status, got.body)
         return got.json()["data"]["results"][0]
 
-    def status_on(self, sequence: int, node: AppNode) -> str:
+    def status_on(self, sequence: int, node: ClusterNode) -> str:
         return next(str(each["status"]) for each in self.fate(sequence)["nodes"] if each["port"] == node.port)
 
     # -- as somebody who looks inside
 
-    def live(self, node: AppNode) -> Node:
+    def live(self, node: ClusterNode) -> Node:
         return self.service._registry.find("127.0.0.1", node.port)[0]
 
-    def until_serving(self, *nodes: AppNode) -> None:
+    def until_serving(self, *nodes: ClusterNode) -> None:
         for node in nodes:
             until(lambda node=node: self.live(node).state is NodeState.SERVING, f"{node.name} serves")  # type: ignore[misc]
 
-    def until_state(self, node: AppNode, state: NodeState) -> None:
+    def until_state(self, node: ClusterNode, state: NodeState) -> None:
         until(lambda: self.live(node).state is state, f"{node.name} is {state.value}")
 
-    def until_applied(self, sequence: int, *nodes: AppNode) -> None:
+    def until_applied(self, sequence: int, *nodes: ClusterNode) -> None:
         for node in nodes or self.nodes:
             until(lambda node=node: self.live(node).position >= sequence, f"{node.name} is at {sequence}")  # type: ignore[misc]
 

@@ -1,0 +1,71 @@
+"""What the codec alone makes of a client's bytes: the calls that a server makes, without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from spawn.errors import ProtocolError
+from spawn.http11.bodies import BodyDecoder
+from spawn.http11.message import RequestHead
+from spawn.http11.wire import HeadLimits, check_partial_head, decoder_for, find_head_end, parse_request_head
+
+BODY_BYTES = 1_073_741_824
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A whole request, and what came behind it."""
+
+    head: RequestHead
+    body: bytes
+    rest: bytes
+
+
+Outcome = Taken | int  # or the status of a refusal; 0: more bytes are needed
+
+
+def outcome(pieces: Iterable[bytes], limits: HeadLimits | None = None, body_bytes: int = BODY_BYTES) -> Outcome:
+    """What becomes of the first request in ``pieces``, which arrive one after the other."""
+    arriving = iter(pieces)
+    try:
+        found = _head(arriving, limits or HeadLimits())
+        return 0 if found is None else _body(*found, arriving, body_bytes)
+    except ProtocolError as fault:
+        return fault.status
+
+
+def _head(arriving: Iterable[bytes], limits: HeadLimits) -> tuple[RequestHead, bytes] | None:
+    buffer = bytearray()
+    checked = 0
+    for piece in arriving:
+        buffer += piece
+        end = find_head_end(buffer, checked - 3)
+        if end > 0:
+            return parse_request_head(bytes(buffer[:end]), limits), bytes(buffer[end:])
+        check_partial_head(buffer, checked, limits)
+        checked = len(buffer)
+    return None
+
+
+def _body(head: RequestHead, first: bytes, arriving: Iterable[bytes], limit_bytes: int) -> Outcome:
+    if (head.framing.length or 0) > limit_bytes:
+        return 413
+    decoder = decoder_for(head.framing)
+    if decoder is None:
+        return Taken(head, b"", b"".join([first, *arriving]))
+    body = _decode(decoder, first, arriving, limit_bytes)
+    if body is None:
+        return 413
+    return Taken(head, body, b"".join([decoder.leftover, *arriving])) if decoder.done else 0
+
+
+def _decode(decoder: BodyDecoder, first: bytes, arriving: Iterable[bytes], limit_bytes: int) -> bytes | None:
+    """As much of the body as there is; None when that is too much."""
+    body = bytearray(decoder.feed(first)) if first else bytearray()
+    while not decoder.done and len(body) <= limit_bytes:
+        piece = next(iter(arriving), None)
+        if piece is None:
+            break
+        body += decoder.feed(piece)
+    return bytes(body) if len(body) <= limit_bytes else None

@@ -1,0 +1,66 @@
+"""Ways to cut a message into pieces, since none of them may change what it means.
+
+A long message is mostly the middle of something, where one cut is as good as another. It is cut near the places where
+a reader changes its mind (where one run of equal lines ends, a limit is passed, the head ends) and at every ``STRIDE``
+bytes between them (fewer places in what is longer than a head may be), which is prime so that it falls on all phases
+of whatever repeats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+Pieces = Sequence[bytes]
+
+SHORT_BYTES = 700  # up to here every single boundary is tried
+NEAR_BYTES = 5
+STRIDE = 1_999
+LIMITS = (4_096, 8_192, 16_384, 65_536)  # of a chunk's size line, a request line, trailers, a head
+
+_MARKS = re.compile(rb"\r\n\r\n|\A[^\r]*\r\n|(?<=\n)[^\n]{0,40}\r\n(?=[^\n]{0,40}\r\n)")
+_MARKED = 12  # of them, from either end
+
+
+def single_bytes(data: bytes, begin: int = 0, end: int | None = None) -> list[bytes]:
+    return [data[at : at + 1] for at in range(begin, len(data) if end is None else end)]
+
+
+def places(data: bytes) -> list[int]:
+    """Where to cut in two: everywhere in a short message, near all that counts in a long one."""
+    if len(data) <= SHORT_BYTES:
+        return list(range(1, len(data)))
+    marks = [match.end() for match in _MARKS.finditer(data)]
+    wanted = {0, len(data), *LIMITS, *marks[:_MARKED], *marks[-_MARKED:]}
+    near = {mark + offset for mark in wanted for offset in range(-NEAR_BYTES, NEAR_BYTES + 1)}
+    stride = STRIDE * (1 + len(data) // 100_000)
+    return sorted(at for at in near.union(range(stride, len(data), stride)) if 0 < at < len(data))
+
+
+def in_two(data: bytes) -> Iterator[Pieces]:
+    """Every way (or for a long message, every one that may matter) to cut it in two."""
+    for at in places(data):
+        yield data[:at], data[at:]
+
+
+def one_by_one(data: bytes) -> Pieces:
+    """Byte by byte; of a very long message the inner parts in blocks of ``STRIDE`` bytes."""
+    if len(data) <= 100_000:
+        return single_bytes(data)
+    return [*single_bytes(data, 0, 300), *_blocks(data[300:-300]), *single_bytes(data[-300:])]
+
+
+def in_thirds(data: bytes) -> Pieces:
+    third = max(1, len(data) // 3)
+    return [piece for piece in (data[:third], data[third : 2 * third], data[2 * third :]) if piece]
+
+
+def dripped(data: bytes) -> Pieces:
+    """Single bytes around the end of the head and at the end of all, where most depends on them; the rest at once."""
+    border = data.find(b"\r\n\r\n") + 4
+    cuts = sorted(at for at in {*range(border - 4, border + 3), *range(len(data) - 3, len(data))} if 0 < at < len(data))
+    return [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+def _blocks(data: bytes) -> list[bytes]:
+    return [data[at : at + STRIDE] for at in range(0, len(data), STRIDE)]
