@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from spawn.errors import AnswerCut, ClientGone, JournalError, ProtocolError
-from spawn.http11.message import BodyReader, Request, ResponseWriter
+from spawn.http11.message import BodyReader, Header, Request, ResponseWriter
 from spawn.http11.spool import Spool, SpoolFull
 from spawn.journal.base import INLINE_BODY_BYTES, Body, FileBody, Journal
 from spawn.proxy.rules import Kind
@@ -137,14 +137,21 @@ def receive_body(
     return upload
 
 
-def pass_on_body(body: BodyReader, response: ResponseWriter) -> None:
-    """Send what comes to the client; when it is cut short, cut the client's connection too. Raises ``ClientGone``."""
+def pass_on_body(body: BodyReader, response: ResponseWriter, headers: Iterable[Header] = ()) -> None:
+    """Send what comes to the client. Raises ``ClientGone``.
+
+    When it is cut short, the client's connection is cut too; but where nothing has left yet, the client gets 502 with
+    ``headers``.
+    """
     try:
         while data := body.read():
             response.write(data)
         response.finish()
     except AnswerCut:
-        response.abort()
+        if response.started:
+            response.abort()
+        else:
+            response.reply(502, "a node's answer was cut short", headers)
     except ClientGone:
         response.abort()
         raise

@@ -165,7 +165,7 @@ class Updates:
             lines = forward_response_headers(head, self._cluster.via) + render([sequence])
             length = spool.size if spool.complete else head.framing.length
             response.pass_on(head.status, head.reason, lines, length)
-            pass_on_body(spool.reader(timeouts.deliver), response)
+            pass_on_body(spool.reader(timeouts.deliver), response, [sequence])
         finally:
             spool.discard()
 
