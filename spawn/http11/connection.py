@@ -85,11 +85,10 @@ class Connection:
     def is_quiet(self, *, now: bool = True) -> bool:
         """Whether an idle connection may be used: there is neither an end of file nor a byte nobody asked for.
 
-        ``now``: ask the kernel, else what the event loop saw when it last looked has to do, which costs nothing.
+        ``now``: ask the kernel in any case, else what the event loop saw when it last looked will do, which costs
+        nothing. What it saw may be the end of the last answer, read since without a wait: then only the kernel knows.
         """
-        if self._readiness.unasked:
-            return False
-        if not now:
+        if not (now or self._readiness.unasked):
             return True
         try:
             self._raw.recv(1, MSG_PEEK)
