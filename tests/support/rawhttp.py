@@ -22,6 +22,7 @@ from spawn.http11.message import Request, ResponseWriter
 from spawn.http11.server import HttpServer, ServerLimits, ServerTimeouts
 
 WAIT_S = 10.0  # nothing a test waits for takes nearly as long
+ROUNDS = 10  # of the event loop; from a connect to the first receive take about five
 
 
 @dataclass
@@ -208,6 +209,16 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = WA
     with gevent.Timeout(timeout_s, AssertionError(f"not in time: {what}")):
         while not condition():
             gevent.sleep(0.005)
+
+
+def let_sockets_be_served() -> None:
+    """Let whoever waits for a socket on this hub have what has arrived, a server's new connection included.
+
+    ``sleep(0)`` is not enough for that, since the hub goes on with callbacks before it looks at sockets; a time-out
+    that has passed already makes it look, without the millisecond that epoll would take for a short sleep.
+    """
+    for _ in range(ROUNDS):
+        gevent.sleep(1e-9)
 
 
 def split_at_every_boundary(data: bytes) -> Iterator[Sequence[bytes]]:

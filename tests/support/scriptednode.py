@@ -27,6 +27,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket, node: ScriptedNode) -> None:
         self.sock = sock
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent apart shall arrive apart
         self._node = node
         self._buffer = b""
 

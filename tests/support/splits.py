@@ -15,6 +15,7 @@ Pieces = Sequence[bytes]
 
 SHORT_BYTES = 700  # up to here every single boundary is tried
 NEAR_BYTES = 5
+ENDS_BYTES = 300
 STRIDE = 1_999
 LIMITS = (4_096, 8_192, 16_384, 65_536)  # of a chunk's size line, a request line, trailers, a head
 
@@ -22,8 +23,8 @@ _MARKS = re.compile(rb"\r\n\r\n|\A[^\r]*\r\n|(?<=\n)[^\n]{0,40}\r\n(?=[^\n]{0,40
 _MARKED = 12  # of them, from either end
 
 
-def single_bytes(data: bytes, begin: int = 0, end: int | None = None) -> list[bytes]:
-    return [data[at : at + 1] for at in range(begin, len(data) if end is None else end)]
+def single_bytes(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
 
 
 def places(data: bytes) -> list[int]:
@@ -43,11 +44,11 @@ def in_two(data: bytes) -> Iterator[Pieces]:
         yield data[:at], data[at:]
 
 
-def one_by_one(data: bytes) -> Pieces:
-    """Byte by byte; of a very long message the inner parts in blocks of ``STRIDE`` bytes."""
-    if len(data) <= 100_000:
+def one_by_one(data: bytes, most: int = 100_000) -> Pieces:
+    """Byte by byte; of a message of more than ``most`` bytes the inner part in blocks of ``STRIDE``."""
+    if len(data) <= most:
         return single_bytes(data)
-    return [*single_bytes(data, 0, 300), *_blocks(data[300:-300]), *single_bytes(data[-300:])]
+    return [*single_bytes(data[:ENDS_BYTES]), *_blocks(data[ENDS_BYTES:-ENDS_BYTES]), *single_bytes(data[-ENDS_BYTES:])]
 
 
 def in_thirds(data: bytes) -> Pieces:
