@@ -6,7 +6,7 @@ Every wait has a deadline and fails the test when it passes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from socket import SHUT_WR
@@ -219,10 +219,3 @@ def let_sockets_be_served() -> None:
     """
     for _ in range(ROUNDS):
         gevent.sleep(1e-9)
-
-
-def split_at_every_boundary(data: bytes) -> Iterator[Sequence[bytes]]:
-    """All ways to send ``data`` in two pieces, and byte by byte."""
-    for at in range(1, len(data)):
-        yield data[:at], data[at:]
-    yield [data[at : at + 1] for at in range(len(data))]
