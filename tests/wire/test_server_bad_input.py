@@ -1,4 +1,4 @@
-"""Bad input to a server alone: behind good requests, over limits, from clients that leave. More: ``test_corpus_ports``."""
+"""Bad input to a server alone: behind good requests, over limits, from clients that leave."""
 
 from __future__ import annotations
 
