@@ -254,11 +254,10 @@ class Service:
         )
 
     def _make_api_server(self, config: Config) -> HttpServer:
-        limits = ServerLimits(config.limits.head, config.limits.headers, ADMIN_BODY_BYTES, ADMIN_CONNECTIONS)
         return HttpServer(
             (config.api.host, config.api.port),
             self._handle_api,
-            limits=limits,
+            limits=_api_limits(config),
             timeouts=_server_timeouts(config),
             deadlines=self._deadlines,
             counters=self.counters,
@@ -398,6 +397,7 @@ class Service:
         self._board.agree_s = config.timeouts.agree
         self._balancer.mode = config.query_mode
         self._proxy_server.limits = _server_limits(config)
+        self._api_server.limits = _api_limits(config)
         self._proxy_server.timeouts = self._api_server.timeouts = _server_timeouts(config)
         if "health-check" in reload.live or "delivery" in reload.live:
             self._checker.configure(config.health_check, config.delivery.set_headers)
@@ -465,6 +465,10 @@ def _with_listeners_of(old: Config, new: Config) -> Config:
 def _server_limits(config: Config) -> ServerLimits:
     limits = config.limits
     return ServerLimits(limits.head, limits.headers, limits.body, limits.connections)
+
+
+def _api_limits(config: Config) -> ServerLimits:
+    return ServerLimits(config.limits.head, config.limits.headers, ADMIN_BODY_BYTES, ADMIN_CONNECTIONS)
 
 
 def _server_timeouts(config: Config) -> ServerTimeouts:

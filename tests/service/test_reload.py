@@ -11,7 +11,7 @@ import pytest
 from spawn.config.load import load
 from spawn.nodes.node import NodeState
 from spawn.service import Service
-from tests.support.inprocess import Cluster, until
+from tests.support.inprocess import Cluster, fetch, until
 from tests.support.node import HEALTH, AppNode
 from tests.support.processes import free_port
 
@@ -60,6 +60,16 @@ def test_what_can_change_changes_at_once(tmp_path: Path) -> None:
         assert cluster.post(b"q", "/search").sequence == 0
         assert cluster.post(b"0123456789A").status == 413
         assert cluster.service.config.timeouts.answer == 0.05
+
+
+def test_the_limits_of_a_head_change_on_both_ports(tmp_path: Path) -> None:
+    nodes = pair()
+    with FromFile(tmp_path, nodes) as cluster:
+        ports = [cluster.port, cluster.service.api_address[1]]
+        long, many = {"X-Long": "x" * 500}, {f"X-{number}": "" for number in range(10)}
+        assert 431 not in [fetch(port, "GET", "/", headers=sent).status for port in ports for sent in (long, many)]
+        cluster.reload(nodes, limits={"head": 400, "headers": 8})
+        assert {fetch(port, "GET", "/", headers=sent).status for port in ports for sent in (long, many)} == {431}
 
 
 def test_the_health_check_changes(tmp_path: Path) -> None:
