@@ -1,9 +1,8 @@
 """Ways to cut a message into pieces, since none of them may change what it means.
 
 A long message is mostly the middle of something, where one cut is as good as another. It is cut near the places where
-a reader changes its mind (where one run of equal lines ends, a limit is passed, the head ends) and at every ``STRIDE``
-bytes between them (fewer places in what is longer than a head may be), which is prime so that it falls on all phases
-of whatever repeats.
+a reader changes its mind (a line ends, the head ends, a limit is passed) and at every ``STRIDE`` bytes between them,
+fewer where it is longer than a head may be; which is prime, so that it falls on all phases of whatever repeats.
 """
 
 from __future__ import annotations
@@ -17,10 +16,8 @@ SHORT_BYTES = 700  # up to here every single boundary is tried
 NEAR_BYTES = 5
 ENDS_BYTES = 300
 STRIDE = 1_999
+LINES = 12  # whose ends are looked at, from either end of the message
 LIMITS = (4_096, 8_192, 16_384, 65_536)  # of a chunk's size line, a request line, trailers, a head
-
-_MARKS = re.compile(rb"\r\n\r\n|\A[^\r]*\r\n|(?<=\n)[^\n]{0,40}\r\n(?=[^\n]{0,40}\r\n)")
-_MARKED = 12  # of them, from either end
 
 
 def single_bytes(data: bytes) -> list[bytes]:
@@ -31,8 +28,9 @@ def places(data: bytes) -> list[int]:
     """Where to cut in two: everywhere in a short message, near all that counts in a long one."""
     if len(data) <= SHORT_BYTES:
         return list(range(1, len(data)))
-    marks = [match.end() for match in _MARKS.finditer(data)]
-    wanted = {0, len(data), *LIMITS, *marks[:_MARKED], *marks[-_MARKED:]}
+    line_ends = [match.end() for match in re.finditer(rb"\r\n", data)]
+    head_end = data.find(b"\r\n\r\n") + 4
+    wanted = {0, len(data), head_end, *LIMITS, *line_ends[:LINES], *line_ends[-LINES:]}
     near = {mark + offset for mark in wanted for offset in range(-NEAR_BYTES, NEAR_BYTES + 1)}
     stride = STRIDE * (1 + len(data) // 100_000)
     return sorted(at for at in near.union(range(stride, len(data), stride)) if 0 < at < len(data))
@@ -48,7 +46,8 @@ def one_by_one(data: bytes, most: int = 100_000) -> Pieces:
     """Byte by byte; of a message of more than ``most`` bytes the inner part in blocks of ``STRIDE``."""
     if len(data) <= most:
         return single_bytes(data)
-    return [*single_bytes(data[:ENDS_BYTES]), *_blocks(data[ENDS_BYTES:-ENDS_BYTES]), *single_bytes(data[-ENDS_BYTES:])]
+    end = max(ENDS_BYTES, len(data) - ENDS_BYTES)
+    return [*single_bytes(data[:ENDS_BYTES]), *_blocks(data[ENDS_BYTES:end]), *single_bytes(data[end:])]
 
 
 def in_thirds(data: bytes) -> Pieces:
