@@ -95,7 +95,7 @@ def check_partial_head(buffer: bytes | bytearray, start: int, limits: HeadLimits
             raise ProtocolError(400, "this is not an HTTP request")
     elif line_end + 2 > start:
         _parse_request_line(bytes(buffer[begin : line_end + 2]), limits)
-    if len(buffer) > limits.head_bytes:
+    if len(buffer) > begin + limits.head_bytes:
         raise ProtocolError(431, "the request head is too long")
 
 
