@@ -200,6 +200,11 @@ class Answer:
         """Whether nothing of the body has to be waited for any more."""
         return self._connection is None
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body is here, as far as it was not read."""
+        return self._connection is None and not self._cut
+
     def read(self, limit_bytes: int = 65_536) -> bytes:
         """The next bytes of the body, ``b""`` at its end. Raises ``AnswerCut``."""
         while not self._ready:

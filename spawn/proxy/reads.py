@@ -214,7 +214,7 @@ def stream(answer: Answer, lines: bytes, response: ResponseWriter, method: bytes
     """Pass an answer on as it comes; cut the client's connection when the node cuts its own."""
     head = answer.head
     response.pass_on(head.status, head.reason, lines, length_of(answer, method))
-    if answer.whole:
+    if answer.complete:
         response.finish(answer.read(WHOLE_BYTES))
         return
     if head.framing.until_close or head.framing.chunked:
