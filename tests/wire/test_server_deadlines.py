@@ -9,6 +9,7 @@ import gevent
 import pytest
 
 from spawn.errors import ClientGone
+from spawn.http11.binding import UNSENT_BYTES
 from spawn.http11.message import Request, ResponseWriter
 from spawn.http11.server import ServerTimeouts
 from tests.support.rawhttp import Echo, RawClient, running_server, wait_until
@@ -154,6 +155,7 @@ class Flood:
     def __init__(self, total: int = 64 * 2**20, step: int = 65_536) -> None:
         self.total, self.step = total, step
         self.gone: list[ClientGone] = []
+        self.written = 0  # bytes that the kernel has taken
         self.finished = 0
 
     def __call__(self, request: Request, writer: ResponseWriter) -> None:
@@ -161,6 +163,7 @@ class Flood:
         try:
             for _ in range(self.total // self.step):
                 writer.write(b"x" * self.step)
+                self.written += self.step
         except ClientGone as gone:
             self.gone.append(gone)
             raise
@@ -181,6 +184,16 @@ class TestSend:
             with pytest.raises(ConnectionResetError):
                 while client.sock.recv(65_536):
                     pass
+
+    def test_the_kernel_keeps_little_for_a_client_that_takes_nothing(self) -> None:
+        flood = Flood()
+        with (
+            running_server(flood, timeouts=ServerTimeouts(send=0.2)) as server,
+            RawClient(server.port, receive_buffer=4096) as client,
+        ):
+            client.send(GET)
+            wait_until(lambda: flood.gone, "the handler is told")
+        assert flood.written < 2 * UNSENT_BYTES
 
     def test_a_client_below_the_least_rate_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It takes something in every window, 20 kB/s, but the rule (raised, so that it takes no minute) wants 200."""
