@@ -240,7 +240,7 @@ _WISHES = ("delay", "answer-delay", "status", "size")
 
 class LoggingServer(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 1_024  # a burst is not to wait for a SYN that is sent again
 
     def __init__(self, host: str, port: int, log: UpdateLog, delay_s: float, answer_delay_s: float) -> None:
         self.log = log
