@@ -32,8 +32,12 @@ _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff
 
 
 def _small_chunks() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """A run of whole chunks of 1 to 15 bytes, and one of them with its data as the only group."""
-    size, data = rb"0{0,14}[1-9A-Fa-f]\r\n", b"|".join(rb"(?<=[%x%X]\r\n).{%d}" % (n, n, n) for n in range(1, 16))
+    """A run of whole chunks of 1 to 15 bytes, and one of them with its data as the only group.
+
+    None in a run has more framing than what is free and twice its data. So a run never adds to ``_excess``, and whether
+    its chunks are counted together or one by one, which depends on how the bytes arrived, makes no difference.
+    """
+    size, data = rb"0{0,13}[1-9A-Fa-f]\r\n", b"|".join(rb"(?<=[%x%X]\r\n).{%d}" % (n, n, n) for n in range(1, 16))
     run, one = rb"(?:%b(?:%b)\r\n)++" % (size, data), rb"%b(%b)\r\n" % (size, data)
     return re.compile(run, re.DOTALL), re.compile(one, re.DOTALL)
 
@@ -127,9 +131,9 @@ class ChunkedDecoder:
             if self._left:
                 position = self._take(data, position, parts)
                 continue
-            if not self._partial and not self._in_trailers and (run := _SMALL_CHUNKS.match(data, position)):
-                self._take_run(data, position, run.end(), parts)
-                position = run.end()
+            if not self._partial and not self._in_trailers and (run_end := self._run_end(data, position)):
+                self._take_run(data, position, run_end, parts)
+                position = run_end
                 continue
             line_end = data.find(b"\n", position) + 1
             line = self._partial + data[position : line_end or end]
@@ -179,6 +183,15 @@ class ChunkedDecoder:
             return
         self._left = size + 2
         self._count(1, len(line) + 2, size)
+
+    def _run_end(self, data: bytes, position: int) -> int:
+        """Where the run of small chunks ends that begins here, 0 if none does.
+
+        It is not so long that the framing in it could go beyond its bound and its data make up for that again.
+        """
+        end = len(data) if self._endless else position + UPLOAD_FRAMING_BYTES - self._overhead
+        run = _SMALL_CHUNKS.match(data, position, end)
+        return run.end() if run else 0
 
     def _take_run(self, data: bytes, position: int, end: int, parts: list[bytes]) -> None:
         found = _SMALL_CHUNK.findall(data, position, end)
