@@ -6,8 +6,10 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 MINUTES ?= 15
 SEED   ?=
+TARGET ?=
+REPLAY ?=
 
-.PHONY: help run test faults soak backlog check format lint types test-deps clean
+.PHONY: help run test faults soak fuzz backlog check format lint types test-deps clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +17,7 @@ help:
 	@echo "make test       every test (ARGS='-k name' passes flags on to pytest)"
 	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop and a history)"
 	@echo "make soak       the fault suite's long form (MINUTES=15 SEED=N)"
+	@echo "make fuzz       fuzz the HTTP codec (MINUTES=10 TARGET=request, REPLAY=file shows what one input does)"
 	@echo "make backlog    measure a node that returns with a backlog of 1,000,000 updates (needs nginx and wrk)"
 	@echo "make check      format, lint, types, tests"
 	@echo "make format     let ruff format the code"
@@ -46,6 +49,12 @@ faults: $(BIN)/.tools
 soak: $(BIN)/.tools
 	@if [ -t 0 ]; then set -m; fi; \
 	$(BIN)/python -m tests.support.soak --minutes=$(MINUTES) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
+fuzz: MINUTES = 10
+fuzz: $(BIN)/.tools
+	@if [ -t 0 ]; then set -m; fi; \
+	$(BIN)/python -m tests.fuzz --minutes=$(MINUTES) $(if $(TARGET),--target=$(TARGET)) \
+	  $(if $(REPLAY),--replay=$(REPLAY)) $(ARGS)
 
 backlog: $(BIN)/.runtime
 	$(BIN)/python -m bench.backlog $(ARGS)

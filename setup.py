@@ -42,6 +42,9 @@ setup(
             "pypiserver>=2.4.2,<3",
             "twine>=6.2,<8",
             "psutil>=7,<8",
+            "h11>=0.16,<0.17",
+            # No wheels for anything else; without it the fuzzing tests are skipped, except in CI.
+            "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.15'",
         ],
         "dev": [
             "ruff>=0.17,<0.18",
