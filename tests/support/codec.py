@@ -1,4 +1,4 @@
-"""What the codec alone makes of a client's bytes: the calls that a server makes, without a socket."""
+"""What the codec alone makes of bytes: the calls that a server and a client make, without a socket."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 from spawn.errors import ProtocolError
 from spawn.http11.bodies import BodyDecoder
-from spawn.http11.message import RequestHead
-from spawn.http11.wire import HeadLimits, check_partial_head, decoder_for, find_head_end, parse_request_head
+from spawn.http11.message import RequestHead, ResponseHead
+from spawn.http11.wire import (
+    BadAnswer,
+    HeadLimits,
+    check_partial_head,
+    decoder_for,
+    find_head_end,
+    parse_request_head,
+    parse_response_head,
+)
 
 BODY_BYTES = 1_073_741_824
 
@@ -69,3 +77,22 @@ def _decode(decoder: BodyDecoder, first: bytes, arriving: Iterable[bytes], limit
             break
         body += decoder.feed(piece)
     return bytes(body) if len(body) <= limit_bytes else None
+
+
+def answer_outcome(pieces: Iterable[bytes]) -> tuple[ResponseHead, bytes, bytes] | str:
+    """What becomes of an answer to GET on a connection that stays open: head, body and rest; "bad"; "not whole"."""
+    buffer, arriving = bytearray(), iter(pieces)
+    try:
+        while (end := find_head_end(buffer)) < 0:
+            piece = next(arriving, b"")
+            if not piece:
+                return "not whole"
+            buffer += piece
+        head = parse_response_head(bytes(buffer[:end]), b"GET", HeadLimits())
+        decoder = decoder_for(head.framing, endless=True)
+        if decoder is None:
+            return head, b"", b"".join([bytes(buffer[end:]), *arriving])
+        body = _decode(decoder, bytes(buffer[end:]), arriving, BODY_BYTES)
+    except (BadAnswer, ProtocolError):
+        return "bad"
+    return (head, body or b"", b"".join([decoder.leftover, *arriving])) if decoder.done else "not whole"

@@ -8,7 +8,8 @@ fewer where it is longer than a head may be; which is prime, so that it falls on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 Pieces = Sequence[bytes]
 
@@ -34,6 +35,12 @@ def places(data: bytes) -> list[int]:
     near = {mark + offset for mark in wanted for offset in range(-NEAR_BYTES, NEAR_BYTES + 1)}
     stride = STRIDE * (1 + len(data) // 100_000)
     return sorted(at for at in near.union(range(stride, len(data), stride)) if 0 < at < len(data))
+
+
+def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
+    """Cut at all of these places, in any order and some maybe outside. No piece is empty."""
+    ends = [0, *sorted(place for place in set(places) if 0 < place < len(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(ends) if end > start]
 
 
 def in_two(data: bytes) -> Iterator[Pieces]:
