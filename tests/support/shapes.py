@@ -93,7 +93,8 @@ def chunked_bodies(draw: st.DrawFn) -> tuple[list[Part], bytes]:
     """A body in chunked coding and what it holds. No data looks like framing."""
     plain = TOKEN - HEX_DIGITS
     parts: list[Part] = []
-    data = draw(st.lists(of(plain, 40, 1), max_size=4))
+    longer = st.integers(250, 600).map(lambda size: b"x" * size)
+    data = draw(st.lists(of(plain, 40, 1) | longer, max_size=4))
     for piece in data:
         parts += [*draw(size_lines(len(piece))), Part("data", piece), Part("eol", EOL)]
     parts += draw(size_lines(0))
@@ -242,6 +243,11 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "a byte in Host that no authority has": ("host", inserted(frozenset(b"@,/\\?#<>\"' %") | CONTROLS, inside=True)),
     "a byte in a length that is no digit": ("length", inserted(EVERY_BYTE - frozenset(b"0123456789\t "))),
     "a length of white space or too many digits": ("length", replaced(b"", b"1" * 19, b"3, 3", b"3 3", b"+3", b"0x3")),
+    "a second length": ("length", lambda draw, data: data + b"\r\nContent-Length: " + data),
+    "a coding besides the length": ("length", lambda draw, data: data + b"\r\ntransfer-encoding: chunked"),
+    "a length besides the coding": ("coding", lambda draw, data: data + b"\r\ncontent-length: 3"),
+    "a second coding": ("coding", lambda draw, data: data + b"\r\nTransfer-Encoding: " + data),
+    "a second Host": ("host", lambda draw, data: data + b"\r\nHost: " + data),
     "a byte in a coding": ("coding", inserted(EVERY_BYTE, inside=True)),
     "another coding": ("coding", replaced(b"gzip, chunked", b"identity", b"chunked, chunked", b"chunked,", b"")),
     "a byte in a chunk's size that is no digit": ("size", inserted(EVERY_BYTE - HEX_DIGITS - frozenset(b"; \t"))),
