@@ -28,7 +28,8 @@ ASKED = [(method, minor) for minor in (1, 0) for method in (b"GET", b"HEAD", b"P
 PLAN = slice(1, 3)
 RAW = slice(3, None)
 
-SEEDS = [bytes([asked]) + plan + seed for seed in ANSWERS for plan in PLANS for asked in range(len(ASKED))]
+_WAYS = [b"\0" + plan for plan in PLANS] + [bytes([asked]) + PLANS[0] for asked in range(1, len(ASKED))]
+SEEDS = [way + seed for seed in ANSWERS for way in _WAYS]
 TOKENS = ANSWER_TOKENS
 
 LIMITS = HeadLimits(head_bytes=1_024, headers=12, line_bytes=1_024)

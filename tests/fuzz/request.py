@@ -31,7 +31,7 @@ AT_LIMITS = [
 SEEDS = [plan + seed for seed in REQUESTS + AT_LIMITS for plan in PLANS]
 TOKENS = REQUEST_TOKENS
 
-OF_LIMITS = (414, 417, 431)  # refusals that say nothing about the grammar
+OF_LIMITS = (413, 414, 417, 431)  # refusals that say nothing about the grammar
 REFUSALS = (400, 501, 505, *OF_LIMITS)
 INCOMPLETE = 0
 NEVER_SENT = HOP_BY_HOP | FRAMING | {b"expect"}

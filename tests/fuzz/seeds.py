@@ -1,77 +1,48 @@
-"""What the fuzzer starts from: messages that are nearly or wholly right, and words to put them together from."""
+"""What the fuzzer starts from: the corpus, messages that have many things at once, and words to put others from."""
 
 from __future__ import annotations
 
-from tests.support.badrequests import BAD_REQUESTS
+from tests.support.corpus import answer_cases, request_cases
 
 LONGEST_SEED = 700  # what is longer is about a limit, and the targets have smaller ones
 
 _GET = b"GET /x HTTP/1.1\r\nHost: a.test\r\n"
 _POST = b"POST /x HTTP/1.1\r\nHost: a.test\r\n"
-_CHUNKED = _POST + b"Transfer-Encoding: chunked\r\n\r\n"
+_OK = b"HTTP/1.1 200 OK\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
-_GOOD_REQUESTS = [
-    _GET + b"\r\n",
+_CHUNKS = [
+    b"0\r\n\r\n",
+    b"3\r\nabc\r\n0\r\n\r\nnext",
+    b"100\r\n" + b"a" * 256 + b"\r\n0\r\n\r\n",
+    b'1\r\nx\r\n003;a=b;c="d e"\r\nabc\r\n1 ; f\r\n\n\r\n000\r\nX: y\r\nX-Two:\r\n\r\nGET / HTTP/1.1\r\n\r\n',
+    b"0F\r\nabcdefghijklmno\r\n10\r\nabcdefghijklmnop\r\n000000000000001\r\nx\r\n000000000000000\r\n\r\n",
+]
+_REQUESTS = [
     b"\r\n" + _GET + b"Accept: */*\r\nX-A:  two  words \r\nx-a:\r\nCookie: a=\xe9\r\n\r\n" + _GET + b"\r\n",
-    b"GET http://b.test:81/a%2fb/../c?q=1 HTTP/1.1\r\nHost: a.test\r\n\r\n",
-    b"OPTIONS https://b.test HTTP/1.0\r\n\r\n",
-    b"OPTIONS * HTTP/1.1\r\nHOST: [::1]:80\r\n\r\n",
-    b"FROB /x?y HTTP/1.0\r\nX-Forwarded-For: 1.2.3.4\r\nVia: 1.1 a, 1.0 b (c)\r\n\r\n",
-    _POST + b"Content-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    b"OPTIONS https://b.test HTTP/1.0\r\nX-Forwarded-For: 1.2.3.4\r\nVia: 1.1 a, 1.0 b (c)\r\n\r\n",
     _POST + b"Content-Length: 0\r\nIdempotency-Key: k\r\nSpawn-Sequence: 9\r\n\r\n",
     _POST
     + b"Connection: close, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\na",
     _POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent_Length: 9\r\ncontent-length: 003\r\n\r\nabc",
 ]
-_GOOD_CHUNKS = [
-    b"0\r\n\r\n",
-    b"3\r\nabc\r\n0\r\n\r\nnext",
-    b'1\r\nx\r\n003;a=b;c="d e"\r\nabc\r\n1 ; f\r\n\n\r\n000\r\nX: y\r\nX-Two:\r\n\r\nGET / HTTP/1.1\r\n\r\n',
-    b"100\r\n" + b"a" * 256 + b"\r\n0\r\n\r\n",
-    b"0F\r\nabcdefghijklmno\r\n10\r\nabcdefghijklmnop\r\n000000000000001\r\nx\r\n000000000000000\r\n\r\n",
-]
-
-BAD_CHUNKS = [case.data[len(_CHUNKED) :] for case in BAD_REQUESTS if case.name.startswith("chunks")]
-CHUNKED = _GOOD_CHUNKS + [body for body in BAD_CHUNKS if len(body) < LONGEST_SEED]
-REQUESTS = (
-    _GOOD_REQUESTS
-    + [_CHUNKED + body for body in _GOOD_CHUNKS]
-    + [case.data for case in BAD_REQUESTS if len(case.data) < LONGEST_SEED]
-)
-
-_OK = b"HTTP/1.1 200 OK\r\n"
-ANSWERS = [
+_ANSWERS = [
     _OK + b"Content-Length: 3\r\nDate: Thu, 26 Nov 2026 20:00:00 GMT\r\nSet-Cookie: a\r\nset-cookie: b\r\n\r\nabc",
     _OK + b"Content-Length: 0\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nSpawn-Sequence: 9\r\n\r\n",
-    _OK + b"Content-Length: 3\r\n\r\nab",
-    _OK + b"Content-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n",
-    _OK + b"Content-Type: text/event-stream\r\n\r\ndata: x\n\n",
-    *[_OK + b"Transfer-Encoding: chunked\r\n\r\n" + body for body in CHUNKED],
-    b"HTTP/1.0 200 OK\r\nX: y \r\n\r\nabc",
-    b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\nConnection: Keep-Alive\r\n\r\nabc",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
     + _OK
     + b"Content-Length: 1\r\n\r\na",
-    b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc",
-    b'HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\nETag: "x"\r\n\r\n',
-    b"HTTP/1.1 404 \xc3\xa4 b\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"HTTP/1.1 500\r\nContent-Length: 1\r\n\r\nx",
-    b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
-    _OK + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na",
-    _OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    _OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    _OK + b"Content-Length: -1\r\n\r\na",
-    _OK + b"X: a\nY: b\r\n\r\n",
-    _OK + b"X: a\rb\r\n\r\n",
-    _OK + b"X: a\r\n b\r\n\r\n",
-    _OK + b"X : a\r\n\r\n",
-    _OK + b"no colon\r\n\r\n",
-    b"HTTP/1.1 200 OK\nX: a\r\n\r\n",
-    b"HTTP/1.1 999 OK\r\n\r\n",
-    b"HTTP/2.0 200 OK\r\n\r\n",
-    b"SSH-2.0-OpenSSH\r\n\r\n",
+    b"HTTP/1.0 404 \xc3\xa4 b\r\nX: y \r\n\r\nabc",
 ]
+
+
+def _short(messages: list[bytes]) -> list[bytes]:
+    return [message for message in messages if len(message) <= LONGEST_SEED]
+
+
+REQUESTS = [*_REQUESTS, *(_POST + _CHUNKED + body for body in _CHUNKS), *_short([c.data for c in request_cases()])]
+ANSWERS = [*_ANSWERS, *(_OK + _CHUNKED + body for body in _CHUNKS), *_short([case.data for case in answer_cases()])]
+CHUNKED = [*_CHUNKS, *(data.partition(_CHUNKED)[2] for data in REQUESTS + ANSWERS if _CHUNKED in data)]
 
 # fmt: off
 CHUNK_TOKENS = [
