@@ -51,15 +51,15 @@ class Report:
 
     def explain(self) -> str:
         """What was found and how to see it again."""
+        said = f"the fuzzer ended with {self.status} and said:\n…{self.output[-2_000:]}"
         if self.found is None:
-            return f"the fuzzer ended with {self.status}:\n{self.output[-4_000:]}"
+            return said
         encoded = "\n".join(textwrap.wrap(base64.b64encode(self.found).decode(), 100))
         return (
-            f"{replay(self.target, self.found) or 'the input does no harm when it is replayed:'}\n"
+            f"{replay(self.target, self.found) or f'The input does no harm when it is replayed; {said}'}\n"
             f"{load(self.target).explain(self.found)}\n"
             f"To replay it:\n  base64 -d > found.bin <<END\n{encoded}\nEND\n"
             f"  make fuzz TARGET={self.target} REPLAY=found.bin\n"
-            f"{'' if 'ERROR: libFuzzer' not in self.output else self.output[-2_000:]}"
         )
 
 
