@@ -15,12 +15,13 @@ import h11
 from spawn.errors import AnswerCut, ProtocolError
 from spawn.http11.bodies import BodyDecoder
 from spawn.http11.exchange import EMPTY_BODY, Answer
-from spawn.http11.forwarding import HOP_BY_HOP, forward_response_headers
-from spawn.http11.message import NO_BODY, Headers, RequestHead, ResponseHead
-from spawn.http11.wire import BadAnswer, HeadLimits, decoder_for, find_head_end, parse_response_head
+from spawn.http11.forwarding import forward_response_headers
+from spawn.http11.message import Headers, ResponseHead
+from spawn.http11.wire import BadAnswer, HeadLimits, decoder_for, find_head_end, parse_request_head, parse_response_head
 from spawn.proxy.reads import stream
 from tests.fuzz.seeds import ANSWER_TOKENS, ANSWERS
 from tests.fuzz.splits import PLANS, cut
+from tests.support.hops import HOP_BY_HOP, named_by_connection
 from tests.support.strictreader import Incomplete, Reader, Reading, Refused, read_answer, read_answer_head
 
 # The first byte says who asked: an index into this.
@@ -64,25 +65,43 @@ class Server:
 class NodeAnswer:
     """A node's answer as ``spawn.http11.client`` has it, of bytes that are all there."""
 
-    def __init__(self, head: ResponseHead, parts: Iterator[bytes]) -> None:
+    def __init__(self, head: ResponseHead, first: bytes, parts: Iterator[bytes]) -> None:
         self.head = head
         self._parts = parts
         self._decoder: BodyDecoder | None = decoder_for(head.framing, endless=True)
+        self._cut = ""
+        self._ready = b""
+        if first:
+            self._decode(first)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing has to be waited for any more."""
+        return not self._cut and (self._decoder is None or self._decoder.done)
 
     def read(self, limit_bytes: int = 65_536) -> bytes:
+        while not self._ready:
+            if self._cut:
+                raise AnswerCut(self._cut)
+            if self.whole:
+                return b""
+            self._decode(next(self._parts, b""))
+        data, self._ready = self._ready[:limit_bytes], self._ready[limit_bytes:]
+        return data
+
+    def _decode(self, part: bytes) -> None:
         decoder = self._decoder
-        while decoder is not None and not decoder.done:
-            part = next(self._parts, b"")
-            if not part:
-                if not decoder.eof():
-                    raise AnswerCut("the node closed the connection")
-                break
-            try:
-                if data := decoder.feed(part):
-                    return data
-            except ProtocolError as fault:
-                raise AnswerCut(str(fault)) from None
-        return b""
+        if decoder is None:
+            return
+        try:
+            if part:
+                self._ready = decoder.feed(part)
+            elif decoder.eof():
+                self._decoder = None
+            else:
+                self._cut = "the node closed the connection amid the answer"
+        except ProtocolError as fault:
+            self._cut = str(fault)
 
 
 def check(data: bytes) -> None:
@@ -107,9 +126,9 @@ def pass_on(parts: Iterable[bytes], method: bytes, minor: int) -> Wire | str:
     except BadAnswer:
         return BAD
     wire = Wire()
-    asked = RequestHead(method, b"/", minor, [], b"a.test", NO_BODY, keep_alive=minor == 1)
+    asked = parse_request_head(b"%b / HTTP/1.%d\r\nHost: a.test\r\n\r\n" % (method, minor), LIMITS)
     response = Answer(wire, asked, EMPTY_BODY, Server(), 1.0)  # type: ignore[arg-type]
-    node = NodeAnswer(head, iter([rest, *left] if rest else left))
+    node = NodeAnswer(head, rest, left)
     stream(node, forward_response_headers(head, VIA), response, method)  # type: ignore[arg-type]
     assert response.finished
     return wire
@@ -187,13 +206,7 @@ def check_seen_as_cut(wire: Wire, sent: bytes, method: bytes) -> None:
 
 def end_to_end(headers: Headers) -> Headers:
     """The headers that a hop passes on, without those it gives itself."""
-    named = {
-        name.strip(b" \t").lower()
-        for key, value in headers
-        if key.lower() == b"connection"
-        for name in value.split(b",")
-    } - {b"host", b"content-length", b"cookie", b"via", b"idempotency-key"}
-    named = {name for name in named if not name.startswith(b"x-forwarded-")}
+    named = named_by_connection(headers)
     return [
         (name, value)
         for name, value in headers

@@ -13,14 +13,15 @@ import h11
 from spawn.delivery.outgoing import outgoing
 from spawn.errors import ProtocolError
 from spawn.http11.exchange import EMPTY_BODY
-from spawn.http11.forwarding import FRAMING, HOP_BY_HOP, TrustedProxies, forward_request_headers
-from spawn.http11.message import Headers, Request, get, render
+from spawn.http11.forwarding import TrustedProxies, forward_request_headers
+from spawn.http11.message import Headers, Request, get
 from spawn.http11.outgoing import OutgoingRequest, pieces
 from spawn.http11.wire import HeadLimits
 from spawn.journal.base import Entry
 from tests.fuzz.seeds import REQUEST_TOKENS, REQUESTS
 from tests.fuzz.splits import PLAN_BYTES, PLANS, cut
 from tests.support.codec import Outcome, Taken, outcome
+from tests.support.hops import FRAMING, HOP_BY_HOP, pairs, rendered
 from tests.support.strictreader import Incomplete, Refused, read_request
 
 LIMITS = HeadLimits(head_bytes=400, headers=12, line_bytes=120)  # small, so that short inputs reach them
@@ -80,7 +81,7 @@ def check_reading(raw: bytes, found: Outcome) -> None:
 def check_passed_on(taken: Taken) -> None:
     """A node gets this request, whole and alone, as a read or as an update."""
     try:
-        headers = forward_request_headers(Request(taken.head, EMPTY_BODY, "192.0.2.7"), NOBODY, VIA)
+        headers = pairs(forward_request_headers(Request(taken.head, EMPTY_BODY, "192.0.2.7"), NOBODY, VIA))
     except ProtocolError as fault:
         assert fault.status == 508, fault
         return
@@ -93,13 +94,13 @@ def check_passed_on(taken: Taken) -> None:
 
 
 def as_read(taken: Taken, headers: Headers) -> OutgoingRequest:
-    return OutgoingRequest(taken.head.method, taken.head.target, render(headers), body_of(taken))
+    return OutgoingRequest(taken.head.method, taken.head.target, rendered(headers), body_of(taken))
 
 
 def as_update(taken: Taken, headers: Headers) -> OutgoingRequest:
     head = taken.head
     key = get(headers, b"idempotency-key")
-    entry = Entry(7, 0.0, head.method, head.target, render(headers), body_of(taken), key, None)
+    entry = Entry(7, 0.0, head.method, head.target, rendered(headers), body_of(taken), key, None)
     return outgoing(entry, "0123abcd", AUTHORITY, {})
 
 
@@ -115,7 +116,7 @@ def check_sent(sent: bytes, taken: Taken, request: OutgoingRequest) -> None:
     assert (reading.body, sent[reading.size :]) == (taken.body, b"")
     framing = [] if request.body is None else [(b"Content-Length", b"%d" % len(taken.body))]
     host = [] if b"\r\nHost: " in b"\r\n" + request.headers else [(b"Host", AUTHORITY.encode())]
-    assert host + lines_of(request.headers) + framing == reading.headers
+    assert host + pairs(request.headers) + framing == reading.headers
     if head.target.isascii():  # h11 takes no other target
         assert read_by_h11(sent) == (head.method, head.target, taken.body)
 
@@ -133,10 +134,6 @@ def read_by_h11(sent: bytes) -> tuple[bytes, bytes, bytes]:
     assert not event.headers
     assert connection.trailing_data == (b"", False)
     return request.method, request.target, b"".join(parts)
-
-
-def lines_of(headers: bytes) -> Headers:
-    return [(name, value) for name, _, value in (line.partition(b": ") for line in headers.split(b"\r\n")[:-1])]
 
 
 def with_host(headers: Headers, host: bytes) -> Headers:

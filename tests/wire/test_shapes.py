@@ -13,11 +13,12 @@ from spawn.errors import ProtocolError
 from spawn.http11.bodies import LAST_CHUNK, ChunkedDecoder, chunk
 from spawn.http11.exchange import EMPTY_BODY
 from spawn.http11.forwarding import TrustedProxies, forward_request_headers
-from spawn.http11.message import NO_BODY, Framing, Headers, Request, get_all, render
+from spawn.http11.message import NO_BODY, Framing, Headers, Request, get_all
 from spawn.http11.outgoing import OutgoingRequest, pieces
 from spawn.http11.server import HttpServer
 from spawn.http11.wire import HeadLimits, check_partial_head, parse_request_head
 from tests.support.codec import Outcome, Taken, answer_outcome, outcome
+from tests.support.hops import pairs, rendered
 from tests.support.rawhttp import Echo, RawClient, running_server
 from tests.support.shapes import (
     CHANGES,
@@ -66,7 +67,7 @@ def end_of_head(message: Message) -> int:
 
 
 def forwarded(taken: Taken, via: bytes, trusted: TrustedProxies) -> Headers:
-    return forward_request_headers(Request(taken.head, EMPTY_BODY, PEER), trusted, via)
+    return pairs(forward_request_headers(Request(taken.head, EMPTY_BODY, PEER), trusted, via))
 
 
 def untouched(headers: Headers) -> Headers:
@@ -77,7 +78,7 @@ def untouched(headers: Headers) -> Headers:
 def sent_to_node(taken: Taken, headers: Headers) -> bytes:
     head = taken.head
     body = None if head.framing == NO_BODY else taken.body
-    return b"".join(pieces(OutgoingRequest(head.method, head.target, render(headers), body), ("node.test", 80)))
+    return b"".join(pieces(OutgoingRequest(head.method, head.target, rendered(headers), body), ("node.test", 80)))
 
 
 def decode(pieces: Iterable[bytes], *, endless: bool = False) -> tuple[bytes, bytes] | int | None:
