@@ -9,7 +9,7 @@ SEED   ?=
 TARGET ?=
 REPLAY ?=
 
-.PHONY: help run test faults soak fuzz backlog check format lint types test-deps clean
+.PHONY: help run test faults soak fuzz bench backlog check format lint types test-deps clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop and a history)"
 	@echo "make soak       the fault suite's long form (MINUTES=15 SEED=N)"
 	@echo "make fuzz       fuzz the HTTP codec (MINUTES=10 TARGET=request, REPLAY=file shows what one input does)"
+	@echo "make bench      measure Spawn beside nginx and HAProxy (ARGS='--rows=get,post'; needs nginx, haproxy and wrk)"
 	@echo "make backlog    measure a node that returns with a backlog of 1,000,000 updates (needs nginx and wrk)"
 	@echo "make check      format, lint, types, tests"
 	@echo "make format     let ruff format the code"
@@ -55,6 +56,9 @@ fuzz: $(BIN)/.tools
 	@if [ -t 0 ]; then set -m; fi; \
 	$(BIN)/python -m tests.fuzz --minutes=$(MINUTES) $(if $(TARGET),--target=$(TARGET)) \
 	  $(if $(REPLAY),--replay=$(REPLAY)) $(ARGS)
+
+bench: $(BIN)/.runtime
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/python -m bench $(ARGS)
 
 backlog: $(BIN)/.runtime
 	$(BIN)/python -m bench.backlog $(ARGS)

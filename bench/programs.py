@@ -50,7 +50,7 @@ wrk.body = '{"text": "%s"}'
 def require(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        sys.exit(f"{', '.join(missing)} not found; on Debian: apt-get install nginx-light wrk")
+        sys.exit(f"{', '.join(missing)} not found; on Debian: apt-get install nginx-light haproxy wrk")
 
 
 def free_port() -> int:
@@ -178,6 +178,14 @@ class Api:
             return self._session.get(self._url + "/health", timeout=5).status_code == 200
         except requests.RequestException:
             return False
+
+    def counters(self) -> dict[str, int]:
+        rows = self._session.get(self._url + "/counters", timeout=10).json()["data"]["results"]
+        return {row["name"]: row["value"] for row in rows}
+
+    def queues(self) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = self._session.get(self._url + "/queues", timeout=10).json()["data"]["results"]
+        return rows
 
     def queue(self, port: int) -> dict[str, object]:
         answer = self._session.get(f"{self._url}/queues/127.0.0.1/{port}", timeout=10)

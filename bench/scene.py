@@ -1,0 +1,148 @@
+"""A row's stage: nodes, candidates and rounds. All that was started ends with it.
+
+In every round each contestant takes one turn; the order moves on by one from round to round, so that nobody is always
+first. A round before them warms everything up and is thrown away.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench import candidates
+from bench.candidates import Broken, Candidate, SpawnCandidate
+from bench.machine import Cores, Gauge, Use
+from bench.programs import Clients, Process, free_port, nginx
+from bench.verdict import Target
+
+CLIENTS = 32
+WARM_UP_S = 1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one contestant did in one round: its figures by metric, and the CPU time meanwhile."""
+
+    figures: Mapping[str, float]
+    use: Use
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the issue's table."""
+
+    name: str
+    title: str
+    metric: str  # the one that matters
+    targets: Sequence[Target]
+
+
+@dataclass
+class Result:
+    row: Row
+    turns: Mapping[str, Sequence[Turn]] = field(default_factory=dict)  # by contestant, one per round
+    broken: str = ""  # why there are none
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rounds: int
+    seconds: int  # of each turn
+    updates: int  # of the backlog that is drained
+    idle: int  # clients
+
+
+class Scene:
+    def __init__(self, directory: Path, cores: Cores, plan: Plan) -> None:
+        self.directory = directory
+        self.cores = cores
+        self.plan = plan
+        self.gauge = Gauge(cores)
+        self._stack = ExitStack()
+        directory.mkdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    def enter(self, process: Process) -> Process:
+        self.gauge.ours.append(self._stack.enter_context(process))
+        return process
+
+    def nodes(self, count: int) -> list[int]:
+        """Ports of ``count`` nodes, which are one process."""
+        ports = [free_port() for _ in range(count)]
+        self.enter(nginx(self.directory / "nodes", ports))
+        return ports
+
+    def spawn(self, nodes: Sequence[int], name: str = "spawn", **settings: object) -> SpawnCandidate:
+        candidate = candidates.spawn(self.cores, self.directory / name, nodes, name, **settings)
+        self.enter(candidate.process)
+        return candidate
+
+    def nginx(self, nodes: Sequence[int], name: str = "nginx", extra: str = "") -> Candidate:
+        candidate = candidates.nginx_proxy(self.cores, self.directory / name, nodes, name, extra)
+        self.enter(candidate.process)
+        return candidate
+
+    def haproxy(self, nodes: Sequence[int], name: str = "haproxy") -> Candidate:
+        candidate = candidates.haproxy(self.cores, self.directory / name, nodes, name)
+        self.enter(candidate.process)
+        return candidate
+
+    def rounds(self, turns: Mapping[str, Callable[[int], Turn]]) -> dict[str, list[Turn]]:
+        """``turns``: what each contestant does for so many seconds."""
+        for take in turns.values():
+            take(WARM_UP_S)
+        taken: dict[str, list[Turn]] = {name: [] for name in turns}
+        names = list(turns)
+        for number in range(self.plan.rounds):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                turn = turns[name](self.plan.seconds)
+                taken[name].append(turn)
+                say(f"  round {number + 1} of {self.plan.rounds}: {name:12} {_told(turn)}")
+        return taken
+
+    def load(self, candidate: Candidate, method: str, seconds: int) -> Turn:
+        """One turn of wrk's clients. Raises ``Broken`` when one of their requests failed."""
+        clients = Clients(self.directory, candidate.url, CLIENTS)
+        with self.gauge.measured(candidate.process) as use:
+            traffic = clients.run(method, seconds)
+            candidate.settle()
+        if traffic.failed:
+            raise Broken(f"{traffic.failed} requests to {candidate.name} failed")
+        candidate.check()
+        figures = {
+            "requests/s": traffic.per_second,
+            "p50 ms": traffic.p50_ms,
+            "p99 ms": traffic.p99_ms,
+            "CPU µs each": use.candidate_s / (traffic.per_second * seconds) * 1e6,
+        }
+        return Turn(figures, use)
+
+
+def _told(turn: Turn) -> str:
+    figures = ", ".join(f"{figure(value)} {metric}" for metric, value in turn.figures.items())
+    return f"{figures}; limited by {turn.use.limit}, others took {turn.use.foreign:.0%}"
+
+
+def figure(value: float) -> str:
+    """Three digits, thousands apart."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,61 @@
+"""The benchmark's judgement: ratios are of pairs, a median decides, and rounds that disagree are not judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.verdict import Outcome, Spread, Target, exit_code, judge
+
+RATE = "requests/s"
+
+
+def rates(**series: list[float]) -> dict[str, dict[str, list[float]]]:
+    return {name: {RATE: values} for name, values in series.items()}
+
+
+def test_a_ratio_is_of_the_values_of_one_round_and_the_median_of_the_ratios_counts() -> None:
+    judgement = judge(
+        Target(RATE, "spawn", "nginx", at_least=0.3), rates(spawn=[30.0, 33.0, 36.0], nginx=[100.0, 100.0, 125.0])
+    )
+    assert judgement.figure == Spread(pytest.approx(0.3), pytest.approx(0.288), pytest.approx(0.33))
+    assert judgement.outcome is Outcome.MET
+
+
+@pytest.mark.parametrize(("value", "outcome"), [(29.9, Outcome.MISSED), (30.0, Outcome.MET), (30.1, Outcome.MET)])
+def test_a_lower_bound_is_met_at_the_bound(value: float, outcome: Outcome) -> None:
+    target = Target(RATE, "spawn", "nginx", at_least=0.299 + 0.001)
+    assert judge(target, rates(spawn=[value], nginx=[100.0])).outcome is outcome
+
+
+@pytest.mark.parametrize(("value", "outcome"), [(2.9, Outcome.MET), (3.0, Outcome.MET), (3.1, Outcome.MISSED)])
+def test_an_upper_bound_is_met_at_the_bound(value: float, outcome: Outcome) -> None:
+    target = Target("p99 ms", "spawn", "nginx", at_most=3)
+    series = {"spawn": {"p99 ms": [value]}, "nginx": {"p99 ms": [1.0]}}
+    assert judge(target, series).outcome is outcome
+
+
+def test_a_figure_can_be_judged_by_itself_and_beside_another_metric() -> None:
+    series = {"spawn": {"KiB": [10.0], "updates/s": [50.0]}, "nginx": {RATE: [1000.0]}}
+    assert judge(Target("KiB", "spawn", at_most=30), series).figure.median == 10
+    drain = judge(Target("updates/s", "spawn", "nginx", RATE, at_least=0.05), series)
+    assert (drain.figure.median, drain.outcome) == (0.05, Outcome.MET)
+
+
+@pytest.mark.parametrize("busy", ["spawn", "nginx"])
+def test_rounds_of_either_that_disagree_by_more_than_thirty_percent_are_not_judged(busy: str) -> None:
+    steady = {"spawn": [100.0, 100.0], "nginx": [100.0, 100.0], "haproxy": [1.0, 100.0]}
+    target = Target(RATE, "spawn", "nginx", at_least=0.3)
+    assert judge(target, rates(**steady | {busy: [100.0, 130.0]})).outcome is Outcome.MET
+    judgement = judge(target, rates(**steady | {busy: [100.0, 131.0]}))
+    assert judgement.outcome is Outcome.NOT_JUDGED
+    assert judgement.reason == f"rounds of {busy} disagree by 31%"
+
+
+def test_rounds_in_which_one_did_nothing_disagree() -> None:
+    judgement = judge(Target(RATE, "spawn", at_least=1), rates(spawn=[0.0, 5.0]))
+    assert judgement.outcome is Outcome.NOT_JUDGED
+
+
+def test_a_missed_target_outweighs_one_that_is_not_judged() -> None:
+    met, missed, unknown = Outcome.MET, Outcome.MISSED, Outcome.NOT_JUDGED
+    assert [exit_code(o) for o in ([met], [met, missed, unknown], [met, unknown])] == [0, 1, 2]
