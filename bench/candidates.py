@@ -22,6 +22,7 @@ from bench.programs import BODY, NGINX, Api, Process, free_port
 
 READY_S = 30.0
 SETTLE_S = 120.0  # for all nodes to get what clients have been told
+POLL_S = 0.02
 FAULTS = {  # counters that stay at zero while nothing goes wrong
     "reads.behind",
     "reads.failed",
@@ -97,8 +98,9 @@ class Candidate:
             if (answer.status_code, answer.text) != (200, BODY):
                 raise Broken(f"{self.name} answers a {method} with {answer.status_code} {answer.text[:100]!r}")
 
-    def settle(self) -> None:
-        """Returns when everything that the clients have been told is done."""
+    def settle(self) -> float:
+        """Returns when everything that the clients have been told is done on all nodes: seconds that it took."""
+        return 0.0
 
     def check(self) -> None:
         """Nothing has gone wrong so far. Raises ``Broken``."""
@@ -109,12 +111,13 @@ class Candidate:
 class SpawnCandidate(Candidate):
     api: Api
 
-    def settle(self) -> None:
-        until = time.monotonic() + SETTLE_S
+    def settle(self) -> float:
+        began = time.monotonic()
         while any(int(str(row["backlog"])) for row in self.api.queues()):
-            if time.monotonic() > until:
+            if time.monotonic() - began > SETTLE_S:
                 raise Broken(f"nodes have not got everything within {SETTLE_S:g} s")
-            time.sleep(0.02)
+            time.sleep(POLL_S)
+        return time.monotonic() - began
 
     def check(self) -> None:
         super().check()
@@ -146,7 +149,7 @@ def spawn(
         candidate.process.check()
         if time.monotonic() > until:
             raise Broken(f"{name} is not ready within {READY_S:g} s")
-        time.sleep(0.02)
+        time.sleep(POLL_S)
     return candidate
 
 

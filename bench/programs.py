@@ -37,6 +37,7 @@ SERVER = """
     listen 127.0.0.1:%d backlog=1024;
     location = /info { return 200 "version:1"; }
     location / { return 200 "%s"; }
+%s
   }
 """
 POST_SCRIPT = """
@@ -62,14 +63,18 @@ def free_port() -> int:
 class Process:
     """One child; its output goes to a file of its own."""
 
-    def __init__(self, command: Sequence[str], output: Path) -> None:
+    def __init__(self, command: Sequence[str], output: Path, cwd: Path | None = None) -> None:
         self._output = output
         with output.open("ab") as file:
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=cwd)
 
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
 
     def check(self) -> None:
         if self._child.poll() is not None:
@@ -111,10 +116,13 @@ class Process:
                 self._child.wait()
 
 
-def nginx(directory: Path, ports: Sequence[int]) -> Process:
-    """One process that is all nodes: ``/info`` says version:1, everything else 200 and 100 bytes."""
+def nginx(directory: Path, ports: Sequence[int], extra: str = "") -> Process:
+    """One process that is all nodes: ``/info`` says version:1, everything else 200 and 100 bytes.
+
+    ``extra``: further locations.
+    """
     directory.mkdir()
-    servers = "".join(SERVER % (port, BODY) for port in ports)
+    servers = "".join(SERVER % (port, BODY, extra) for port in ports)
     config = directory / "nginx.conf"
     config.write_text(NGINX % {"dir": directory, "servers": servers})
     process = Process(["nginx", "-c", str(config)], directory / "nginx.out")

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from bench.scene import Result, Turn, figure
 from bench.verdict import Judgement, Outcome, Spread, judge
 
+NONE = "–"
+
 
 def judgements(result: Result) -> list[Judgement]:
     series = {name: _series(turns) for name, turns in result.turns.items()}
@@ -36,18 +38,19 @@ def table(result: Result) -> Iterator[str]:
 
 
 def _figures(result: Result) -> Iterator[list[str]]:
+    """A row for each contestant: medians, and of the metric that matters the spread too."""
     metric = result.row.metric
-    others = [name for name in next(iter(result.turns.values()))[0].figures if name != metric]
+    others = list(dict.fromkeys(name for turns in result.turns.values() for name in turns[0].figures if name != metric))
     yield ["", metric, "lowest – highest", *others, "own core", "other core", "limited by", "strangers"]
     for name, turns in result.turns.items():
-        series = _series(turns)
-        main = Spread.of(series[metric])
+        spreads = {each: Spread.of(values) for each, values in _series(turns).items()}
         uses = [turn.use for turn in turns]
+        main = spreads.get(metric)
         yield [
             name,
-            figure(main.median),
-            f"{figure(main.low)} – {figure(main.high)}",
-            *(figure(statistics.median(series[other])) for other in others),
+            figure(main.median) if main else NONE,
+            f"{figure(main.low)} – {figure(main.high)}" if main else NONE,
+            *(figure(spreads[other].median) if other in spreads else NONE for other in others),
             f"{statistics.median(use.candidate_s / use.seconds for use in uses):.0%}",
             f"{statistics.median(use.other_core for use in uses):.0%}",
             Counter(use.limit for use in uses).most_common(1)[0][0],

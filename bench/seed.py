@@ -1,10 +1,10 @@
 """Makes a state directory whose journal holds a backlog, without anybody having to send it.
 
-    python bench/seed.py STATE_DIR UPDATES HOST:PORT=POSITION…
+    python bench/seed.py STATE_DIR UPDATES HOST:PORT=POSITION[,maintenance]…
 
 The updates go through the journal's own ``append``, so the result is what a service would have left behind when it was
-stopped in order; the nodes are stored at the positions given (``head`` for the last update). The directory must be
-new. Runs in a process of its own: the memory it takes is not the service's.
+stopped in order; the nodes are stored at the positions given (``head`` for the last update), in maintenance where it
+says so. The directory must be new. Runs in a process of its own: the memory it takes is not the service's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import gevent
 
@@ -34,8 +36,17 @@ def small_update(number: int) -> NewUpdate:
     return NewUpdate(b"PUT", b"/items/%d" % number, HEAD, body)
 
 
-def seed(state_dir: str, updates: int, places: dict[tuple[str, int], int | None]) -> None:
-    """``places``: host and port of each node, and its position (None: the head)."""
+@dataclass(frozen=True)
+class Place:
+    """A node, and where in the journal it is."""
+
+    host: str
+    port: int
+    position: int | None  # None: the head
+    maintenance: bool = False
+
+
+def seed(state_dir: str, updates: int, places: Sequence[Place]) -> None:
     directory = StateDirectory(state_dir)
     directory.open()
     journal = SqliteJournal(directory.journal_path, MAX_BYTES)
@@ -43,9 +54,9 @@ def seed(state_dir: str, updates: int, places: dict[tuple[str, int], int | None]
     try:
         _fill(journal, updates)
         nodes = []
-        for (host, port), position in places.items():
-            node = StoredNode(id=new_node_id(), host=host, port=port, active=True, settled=True)
-            journal.set_position(node.id, journal.head if position is None else position)
+        for place in places:
+            node = _stored(place)
+            journal.set_position(node.id, journal.head if place.position is None else place.position)
             nodes.append(node)
         seen = sorted(f"{node.host}:{node.port}" for node in nodes)
         NodeStore(directory.path).save(Stored(nodes=nodes, seen_in_file=seen, journal=journal.uuid))
@@ -65,19 +76,33 @@ def _fill(journal: SqliteJournal, updates: int) -> None:
     gevent.joinall([gevent.spawn(append) for _ in range(min(APPENDERS, updates))], raise_error=True)
 
 
-def _place(text: str) -> tuple[tuple[str, int], int | None]:
-    node, _, position = text.partition("=")
+def _stored(place: Place) -> StoredNode:
+    return StoredNode(
+        id=new_node_id(),
+        host=place.host,
+        port=place.port,
+        active=True,
+        maintenance=place.maintenance,
+        settled=True,
+    )
+
+
+def _place(text: str) -> Place:
+    node, _, where = text.partition("=")
     host, _, port = node.rpartition(":")
-    return (host, int(port)), None if position == "head" else int(position)
+    position, _, state = where.partition(",")
+    if state not in ("", "maintenance"):
+        raise argparse.ArgumentTypeError(f"{state!r} is no state of a node here")
+    return Place(host, int(port), None if position == "head" else int(position), bool(state))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state_dir")
     parser.add_argument("updates", type=int)
-    parser.add_argument("places", nargs="+", metavar="HOST:PORT=POSITION")
+    parser.add_argument("places", nargs="+", type=_place, metavar="HOST:PORT=POSITION[,maintenance]")
     options = parser.parse_args()
-    seed(options.state_dir, options.updates, dict(map(_place, options.places)))
+    seed(options.state_dir, options.updates, options.places)
 
 
 if __name__ == "__main__":
