@@ -21,9 +21,8 @@ import tempfile
 from pathlib import Path
 
 from bench import report
-from bench.candidates import Broken
 from bench.machine import Cores, two_cores
-from bench.programs import require
+from bench.programs import Broken, require
 from bench.rows import ROWS
 from bench.scene import Plan, Result, Scene, say
 from bench.verdict import exit_code
@@ -51,7 +50,7 @@ def facts(directory: Path, plan: Plan) -> dict[str, object]:
         "commit": commit.stdout.strip(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}",
         "python": platform.python_version(),
-        "load before": os.getloadavg()[0],
+        "load before": f"{os.getloadavg()[0]:.2f} over one minute",
         "file system": _file_system(directory),
         "rounds": plan.rounds,
         "seconds": plan.seconds,
@@ -88,7 +87,7 @@ def main() -> int:
     results = []
     with tempfile.TemporaryDirectory(prefix="spawn-bench-") as name:
         known = facts(Path(name), plan)
-        say(", ".join(f"{what} {fact}" for what, fact in known.items()))
+        print("\n".join(report.heading(known)), flush=True)
         cores = two_cores()
         for row in chosen.rows:
             results.append(run(row, Path(name), cores, plan))

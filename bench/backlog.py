@@ -26,7 +26,7 @@ from pathlib import Path
 
 import requests
 
-from bench.programs import Api, Clients, Process, Traffic, free_port, nginx, require
+from bench.programs import Api, Broken, Clients, Process, Traffic, free_port, nginx, require
 
 ROOT = Path(__file__).parents[1]
 READY_S = 120.0
@@ -205,7 +205,10 @@ def main() -> int:
     require("nginx", "wrk")
     with tempfile.TemporaryDirectory(prefix="spawn-backlog-") as directory, ExitStack() as stack:
         bench = Bench(Path(directory), options, stack)
-        bench.run()
+        try:
+            bench.run()
+        except Broken as broken:
+            sys.exit(str(broken))
     figures = bench.figures
     print("\n".join(report(figures)))
     print(json.dumps(figures, default=vars))

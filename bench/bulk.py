@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from bench.candidates import Broken
+from bench.programs import Broken
 
 TIMEOUT_S = 60.0
 PIECE_BYTES = 1 << 20

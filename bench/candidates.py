@@ -18,7 +18,7 @@ from pathlib import Path
 import requests
 
 from bench.machine import Cores
-from bench.programs import BODY, NGINX, Api, Process, free_port
+from bench.programs import BODY, NGINX, Api, Broken, Process, free_port
 
 READY_S = 30.0
 SETTLE_S = 120.0  # for all nodes to get what clients have been told
@@ -75,10 +75,6 @@ backend nodes
   balance roundrobin
 %(nodes)s
 """
-
-
-class Broken(Exception):
-    """A candidate did not do what it was asked, so nothing that was measured counts."""
 
 
 @dataclass
@@ -144,13 +140,18 @@ def spawn(
     path.write_text(json.dumps({**config, **settings}))
     command = cores.pinned([sys.executable, "-m", "spawnctl", f"--config={path}"])
     candidate = SpawnCandidate(name, port, Process(command, directory / "spawn.out"), Api(api_port))
+    with candidate.process.ended_on_failure():
+        _wait_healthy(candidate)
+    return candidate
+
+
+def _wait_healthy(candidate: SpawnCandidate) -> None:
     until = time.monotonic() + READY_S
     while not candidate.api.healthy():
         candidate.process.check()
         if time.monotonic() > until:
-            raise Broken(f"{name} is not ready within {READY_S:g} s")
+            raise Broken(f"{candidate.name} is not ready within {READY_S:g} s")
         time.sleep(POLL_S)
-    return candidate
 
 
 def nginx_proxy(cores: Cores, directory: Path, nodes: Sequence[int], name: str = "nginx", extra: str = "") -> Candidate:
@@ -175,5 +176,6 @@ def haproxy(cores: Cores, directory: Path, nodes: Sequence[int], name: str = "ha
 
 def _started(name: str, port: int, command: list[str], directory: Path) -> Candidate:
     process = Process(command, directory / f"{name}.out")
-    process.wait_listening(port)
+    with process.ended_on_failure():
+        process.wait_listening(port)
     return Candidate(name, port, process)

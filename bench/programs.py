@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,10 @@ wrk.body = '{"text": "%s"}'
 """
 
 
+class Broken(Exception):
+    """A program did not do what it was asked, so nothing that was measured counts."""
+
+
 def require(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
@@ -77,10 +82,21 @@ class Process:
         return self._output.read_text()
 
     def check(self) -> None:
+        """Raises ``Broken`` when it has ended."""
         if self._child.poll() is not None:
-            sys.exit(f"{self._child.args!r} ended with {self._child.returncode}:\n{self._output.read_text()[-2000:]}")
+            raise Broken(f"{self._child.args!r} ended with {self._child.returncode}:\n{self.output[-2000:]}")
+
+    @contextmanager
+    def ended_on_failure(self) -> Iterator[None]:
+        """Around what has to succeed before somebody else takes care of the process."""
+        try:
+            yield
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def wait_listening(self, port: int, timeout_s: float = 30.0) -> None:
+        """Raises ``Broken`` when it has ended, or the time is over."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             self.check()
@@ -90,7 +106,7 @@ class Process:
                 time.sleep(0.005)
             else:
                 return
-        sys.exit(f"nobody listens on port {port}")
+        raise Broken(f"nobody listens on port {port}")
 
     def memory_mib(self, what: str) -> float:
         """``what``: VmRSS (now) or VmHWM (the most it ever had)."""
@@ -126,8 +142,9 @@ def nginx(directory: Path, ports: Sequence[int], extra: str = "") -> Process:
     config = directory / "nginx.conf"
     config.write_text(NGINX % {"dir": directory, "servers": servers})
     process = Process(["nginx", "-c", str(config)], directory / "nginx.out")
-    for port in ports:
-        process.wait_listening(port)
+    with process.ended_on_failure():
+        for port in ports:
+            process.wait_listening(port)
     return process
 
 

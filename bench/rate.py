@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 CONNECTIONS = 32
@@ -29,6 +30,7 @@ PATH = "/items/1"
 DRAIN_S = 10.0  # for the last answers
 ANSWER_BYTES = 65_536
 WARM_UP = 0.1  # of the requests; they are sent and not counted
+GOOD = b"HTTP/1.1 200 "
 PR_SET_TIMERSLACK = 29  # prctl(2)
 
 
@@ -54,22 +56,19 @@ class Client:
         self._port = port
         self._request = f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         self._length = 0  # of an answer; all are alike
-        self._latencies: list[float] = []
+        self.latencies: list[float] = []
         self._late: list[float] = []
 
     def run(self, per_second: float, seconds: float) -> dict[str, float]:
-        connections = [self._connected() for _ in range(CONNECTIONS)]
-        gc.disable()
-        # Else a sleep is up to 50 µs longer than it should be.
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-        began = time.perf_counter()
+        """Raises ``Failed``."""
         total = int(per_second * seconds)
-        self._loop(connections, total, 1 / per_second)
-        elapsed = time.perf_counter() - began
-        for connection in connections:
-            connection.socket.close()
+        with ExitStack() as stack:
+            connections = [self._connected(stack) for _ in range(CONNECTIONS)]
+            began = time.perf_counter()
+            self._loop(connections, total, 1 / per_second)
+            elapsed = time.perf_counter() - began
         skipped = int(total * WARM_UP)
-        latencies, late = sorted(self._latencies[skipped:]), sorted(self._late[skipped:])
+        latencies, late = sorted(self.latencies[skipped:]), sorted(self._late[skipped:])
         return {
             "per_second": total / elapsed,
             "p50_ms": percentile(latencies, 0.50) * 1e3,
@@ -78,9 +77,9 @@ class Client:
             "late_p99_ms": percentile(late, 0.99) * 1e3,
         }
 
-    def _connected(self) -> Connection:
+    def _connected(self, stack: ExitStack) -> Connection:
         """It has had one answer, and so the candidate has whatever it keeps for a connection."""
-        made = socket.create_connection(("127.0.0.1", self._port), timeout=DRAIN_S)
+        made = stack.enter_context(socket.create_connection(("127.0.0.1", self._port), timeout=DRAIN_S))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.sendall(self._request)
         answer = b""
@@ -89,7 +88,7 @@ class Client:
             if not data:
                 raise Failed("the first answer did not come")
             answer += data
-        if len(answer) > length or self._length not in (0, length):
+        if not answer.startswith(GOOD) or len(answer) > length or self._length not in (0, length):
             raise Failed(f"unexpected answer {answer!r}")
         self._length = length
         made.setblocking(False)
@@ -98,7 +97,7 @@ class Client:
     def _loop(self, connections: list[Connection], total: int, interval: float) -> None:
         """A measured hot loop: one long function, without a call that it can do without."""
         now, request, length = time.perf_counter, self._request, self._length
-        latencies, late = self._latencies, self._late
+        latencies, late = self.latencies, self._late
         free, sent = deque(connections), 0
         start = now() + 0.001
         deadline = start + total * interval + DRAIN_S
@@ -119,7 +118,7 @@ class Client:
                 raise Failed(f"{total - len(latencies)} answers are missing")
             for connection in ready:
                 data = connection.socket.recv(ANSWER_BYTES)
-                if not data or (not connection.received and not data.startswith(b"HTTP/1.1 200 ")):
+                if not data or (not connection.received and not data.startswith(GOOD)):
                     raise Failed(f"unexpected answer {data[:200]!r}")
                 connection.received += len(data)
                 if connection.received > length:
@@ -148,6 +147,8 @@ def main() -> int:
     parser.add_argument("rate", type=float)
     parser.add_argument("seconds", type=float)
     chosen = parser.parse_args()
+    gc.disable()
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # else a sleep is up to 50 µs longer than it should be
     try:
         print(json.dumps(Client(chosen.port).run(chosen.rate, chosen.seconds)))
     except (Failed, OSError) as failed:

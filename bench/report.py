@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from bench.scene import Result, Turn, figure
@@ -20,6 +20,11 @@ def judgements(result: Result) -> list[Judgement]:
 
 def outcomes(result: Result) -> list[Outcome]:
     return [Outcome.NOT_JUDGED] if result.broken else [judgement.outcome for judgement in judgements(result)]
+
+
+def heading(facts: Mapping[str, object]) -> Iterator[str]:
+    yield from (f"* {what}: {fact}" for what, fact in facts.items())
+    yield ""
 
 
 def table(result: Result) -> Iterator[str]:

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from bench import candidates
-from bench.candidates import Broken, Candidate, SpawnCandidate
+from bench.candidates import Candidate, SpawnCandidate
 from bench.machine import Cores, Gauge, Use
-from bench.programs import Clients, Process, free_port, nginx
+from bench.programs import Broken, Clients, Process, free_port, nginx
 from bench.verdict import Target
 
 CLIENTS = 32

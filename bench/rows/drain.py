@@ -13,7 +13,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.candidates import Broken, SpawnCandidate
+from bench.candidates import SpawnCandidate
+from bench.programs import Broken
 from bench.scene import ROOT, Result, Row, Scene, Turn, say
 from bench.verdict import Target
 

@@ -10,9 +10,8 @@ import resource
 import time
 from functools import partial
 
-from bench.candidates import Broken
 from bench.crowd import READY
-from bench.programs import Process
+from bench.programs import Broken, Process
 from bench.scene import Result, Row, Scene, Turn
 from bench.verdict import Target
 

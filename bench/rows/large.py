@@ -1,7 +1,8 @@
 """Bodies of 100 MiB, one after the other: reads that stream through, and updates that are stored and go to all nodes.
 
-nginx takes part twice. As it is by default, it keeps what one side is too slow for in memory and then in a file;
-``nginx-streaming`` streams both ways. The targets are about the default.
+nginx takes part twice. As it is by default, it takes a whole upload before it sends it on, and keeps of a download what
+its client is too slow for, both in memory and then in a file; ``nginx-streaming`` does neither. Spawn is judged beside
+the default, which also stores an upload before it sends it on; the other shows what that costs.
 """
 
 from __future__ import annotations

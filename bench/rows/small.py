@@ -7,7 +7,8 @@ import subprocess
 import sys
 from functools import partial
 
-from bench.candidates import Broken, Candidate
+from bench.candidates import Candidate
+from bench.programs import Broken
 from bench.scene import ROOT, Result, Row, Scene, Turn
 from bench.verdict import Target
 
