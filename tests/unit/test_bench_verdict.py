@@ -14,10 +14,9 @@ def rates(**series: list[float]) -> dict[str, dict[str, list[float]]]:
 
 
 def test_a_ratio_is_of_the_values_of_one_round_and_the_median_of_the_ratios_counts() -> None:
-    judgement = judge(
-        Target(RATE, "spawn", "nginx", at_least=0.3), rates(spawn=[30.0, 33.0, 36.0], nginx=[100.0, 100.0, 125.0])
-    )
-    assert judgement.figure == Spread(pytest.approx(0.3), pytest.approx(0.288), pytest.approx(0.33))
+    series = rates(spawn=[36.0, 30.0, 33.0], nginx=[100.0, 125.0, 110.0])
+    judgement = judge(Target(RATE, "spawn", "nginx", at_least=0.3), series)
+    assert judgement.figure == Spread(pytest.approx(0.3), pytest.approx(0.24), pytest.approx(0.36))
     assert judgement.outcome is Outcome.MET
 
 
