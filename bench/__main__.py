@@ -37,7 +37,7 @@ def run(name: str, directory: Path, cores: Cores, plan: Plan) -> Result:
     with Scene(directory / row.name, cores, plan) as scene:
         try:
             return measure(scene)
-        except Broken as broken:
+        except (Broken, OSError) as broken:  # the latter: a connection that a candidate has dropped
             say(f"  broken: {broken}")
             return Result(row, broken=str(broken))
 
@@ -79,10 +79,16 @@ def options() -> argparse.Namespace:
     return found
 
 
+def _end(number: int, frame: object) -> None:
+    """On the way out everything that was started is ended."""
+    sys.exit(128 + number)
+
+
 def main() -> int:
     chosen = options()
     require("nginx", "haproxy", "wrk")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends as with Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     plan = Plan(3, 1, 5_000, 500) if chosen.quick else Plan(chosen.rounds, chosen.seconds, 200_000, 10_000)
     results = []
     with tempfile.TemporaryDirectory(prefix="spawn-bench-") as name:
@@ -99,7 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

@@ -65,13 +65,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def run(command: Sequence[str], cwd: Path | None = None) -> str:
+    """What a child printed. Raises ``Broken`` when it failed."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, process_group=0)
+    if done.returncode:
+        raise Broken(f"{command!r} ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return done.stdout
+
+
 class Process:
-    """One child; its output goes to a file of its own."""
+    """One child; its output goes to a file of its own.
+
+    It is no member of this process's group, so that Ctrl-C does not end it behind the benchmark's back.
+    """
 
     def __init__(self, command: Sequence[str], output: Path, cwd: Path | None = None) -> None:
         self._output = output
         with output.open("ab") as file:
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=cwd)
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=cwd, process_group=0
+            )
 
     @property
     def pid(self) -> int:
@@ -171,8 +184,7 @@ class Clients:
         command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds}s", "--latency", "--timeout", "30s"]
         if method == "POST":
             command += ["-s", str(self._script)]
-        done = subprocess.run([*command, self._url + "/items/1"], capture_output=True, text=True, check=True)
-        return _parsed(done.stdout)
+        return _parsed(run([*command, self._url + "/items/1"]))
 
 
 def _parsed(text: str) -> Traffic:
@@ -205,17 +217,19 @@ class Api:
             return False
 
     def counters(self) -> dict[str, int]:
-        rows = self._session.get(self._url + "/counters", timeout=10).json()["data"]["results"]
-        return {row["name"]: row["value"] for row in rows}
+        return {str(row["name"]): int(str(row["value"])) for row in self._rows("/counters")}
 
     def queues(self) -> list[dict[str, object]]:
-        rows: list[dict[str, object]] = self._session.get(self._url + "/queues", timeout=10).json()["data"]["results"]
-        return rows
+        return self._rows("/queues")
 
     def queue(self, port: int) -> dict[str, object]:
-        answer = self._session.get(f"{self._url}/queues/127.0.0.1/{port}", timeout=10)
-        row: dict[str, object] = answer.json()["data"]["results"][0]
-        return row
+        return self._rows(f"/queues/127.0.0.1/{port}")[0]
+
+    def _rows(self, path: str) -> list[dict[str, object]]:
+        answer = self._session.get(self._url + path, timeout=10)
+        answer.raise_for_status()
+        rows: list[dict[str, object]] = answer.json()["data"]["results"]
+        return rows
 
     def position(self, port: int) -> int:
         return int(str(self.queue(port)["position"]))

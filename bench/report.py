@@ -15,7 +15,8 @@ NONE = "–"
 
 def judgements(result: Result) -> list[Judgement]:
     series = {name: _series(turns) for name, turns in result.turns.items()}
-    return [judge(target, series) for target in result.row.targets] if series else []
+    strangers = {name: [turn.use.foreign for turn in turns] for name, turns in result.turns.items()}
+    return [judge(target, series, strangers) for target in result.row.targets] if series else []
 
 
 def outcomes(result: Result) -> list[Outcome]:

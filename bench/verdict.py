@@ -2,7 +2,9 @@
 
 A ratio is of two values of the *same* round, so that whatever else the machine did then falls on both, and what counts
 is the median of the ratios. Where the rounds of one candidate disagree by more than 30 % (``DISAGREE``), there is no
-verdict: such a machine was too busy with other things to say anything.
+verdict: such a machine was too busy with other things to say anything. Nor is there one where strangers (processes
+that are not the benchmark's) had more than ``STRANGERS`` of the CPU time: rounds can agree on a peer that was starved
+in all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 DISAGREE = 1.3  # the highest round of a candidate over its lowest
+STRANGERS = 0.25  # of the time of both cores, in the median round
 
 
 class Outcome(enum.Enum):
@@ -78,7 +81,8 @@ class Judgement:
 Series = Mapping[str, Mapping[str, Sequence[float]]]  # series → metric → one value per round
 
 
-def judge(target: Target, series: Series) -> Judgement:
+def judge(target: Target, series: Series, strangers: Mapping[str, Sequence[float]]) -> Judgement:
+    """``strangers``: their share of the CPU time while it was each one's turn, 0 to 1."""
     ours = series[target.of][target.metric]
     compared = {target.of: ours}
     figures = ours
@@ -90,6 +94,8 @@ def judge(target: Target, series: Series) -> Judgement:
     for name, values in compared.items():
         if (apart := Spread.of(values).disagreement) > DISAGREE:
             return Judgement(target, spread, Outcome.NOT_JUDGED, f"rounds of {name} disagree by {apart - 1:.0%}")
+        if (share := statistics.median(strangers[name])) > STRANGERS:
+            return Judgement(target, spread, Outcome.NOT_JUDGED, f"strangers took {share:.0%} during {name}'s turns")
     return Judgement(target, spread, Outcome.MET if target.allows(spread.median) else Outcome.MISSED)
 
 

@@ -7,14 +7,13 @@ maintenance until the clock starts.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
 from bench.candidates import SpawnCandidate
-from bench.programs import Broken
+from bench.programs import Broken, run
 from bench.scene import ROOT, Result, Row, Scene, Turn, say
 from bench.verdict import Target
 
@@ -43,7 +42,7 @@ def _seeded(scene: Scene, nodes: list[int]) -> Path:
     *current, returning = nodes
     places = [f"127.0.0.1:{port}=head" for port in current] + [f"127.0.0.1:{returning}=0,maintenance"]
     command = [sys.executable, "-m", "bench.seed", str(state), str(scene.plan.updates), *places]
-    subprocess.run(command, check=True, cwd=ROOT)
+    run(command, cwd=ROOT)
     return state
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from functools import partial
 
 from bench.candidates import Candidate
-from bench.programs import Broken
+from bench.programs import run
 from bench.scene import ROOT, Result, Row, Scene, Turn
 from bench.verdict import Target
 
@@ -62,11 +61,8 @@ def latency(scene: Scene) -> Result:
 def _paced(scene: Scene, candidate: Candidate, per_second: float) -> Turn:
     command = [sys.executable, "-m", "bench.rate", str(candidate.port), str(per_second), str(scene.plan.seconds)]
     with scene.gauge.measured(candidate.process) as use:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise Broken(f"{candidate.name} at {per_second:.0f} requests/s: {done.stderr.strip()}")
+        seen = json.loads(run(command, cwd=ROOT))
     candidate.check()
-    seen = json.loads(done.stdout)
     figures = {
         "p99 ms": seen["p99_ms"],
         "p50 ms": seen["p50_ms"],

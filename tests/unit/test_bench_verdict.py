@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.verdict import Outcome, Spread, Target, exit_code, judge
+from bench import verdict
+from bench.verdict import Judgement, Outcome, Series, Spread, Target, exit_code
 
 RATE = "requests/s"
+
+
+def judge(target: Target, series: Series, **strangers: float) -> Judgement:
+    return verdict.judge(target, series, {name: [strangers.get(name, 0.0)] for name in series})
 
 
 def rates(**series: list[float]) -> dict[str, dict[str, list[float]]]:
@@ -53,6 +58,16 @@ def test_rounds_of_either_that_disagree_by_more_than_thirty_percent_are_not_judg
 def test_rounds_in_which_one_did_nothing_disagree() -> None:
     judgement = judge(Target(RATE, "spawn", at_least=1), rates(spawn=[0.0, 5.0]))
     assert judgement.outcome is Outcome.NOT_JUDGED
+
+
+@pytest.mark.parametrize("starved", ["spawn", "nginx"])
+def test_rounds_that_agree_are_not_judged_where_strangers_had_the_machine(starved: str) -> None:
+    series = rates(spawn=[100.0, 100.0], nginx=[100.0, 100.0])
+    target = Target(RATE, "spawn", "nginx", at_least=0.3)
+    assert judge(target, series, **{starved: 0.25}, haproxy=0.9).outcome is Outcome.MET
+    judgement = judge(target, series, **{starved: 0.26})
+    assert judgement.outcome is Outcome.NOT_JUDGED
+    assert judgement.reason == f"strangers took 26% during {starved}'s turns"
 
 
 def test_a_missed_target_outweighs_one_that_is_not_judged() -> None:
