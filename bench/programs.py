@@ -105,7 +105,7 @@ class Process:
         try:
             yield
         except BaseException:
-            self.__exit__(None, None, None)
+            self.stop()
             raise
 
     def wait_listening(self, port: int, timeout_s: float = 30.0) -> None:
@@ -136,6 +136,10 @@ class Process:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """In order if it can; may be called twice."""
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)
             try:

@@ -26,7 +26,6 @@ NODES = 3
 WARM_UP_S = 1
 ROOT = Path(__file__).parents[1]
 
-
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 
@@ -40,7 +39,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the issue's table."""
+    """One question, and what the answer should be."""
 
     name: str
     title: str
@@ -93,7 +92,7 @@ class Scene:
     def leave(self, process: Process) -> None:
         """Before the scene ends."""
         self.gauge.ours.remove(process)
-        process.__exit__(None, None, None)
+        process.stop()
 
     def helper(self, module: str, *arguments: object) -> Process:
         """A program of this package."""
