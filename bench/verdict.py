@@ -2,9 +2,9 @@
 
 A ratio is of two values of the *same* round, so that whatever else the machine did then falls on both, and what counts
 is the median of the ratios. Where the rounds of one candidate disagree by more than 30 % (``DISAGREE``), there is no
-verdict: such a machine was too busy with other things to say anything. Nor is there one where strangers (processes
-that are not the benchmark's) had more than ``STRANGERS`` of the CPU time: rounds can agree on a peer that was starved
-in all of them.
+verdict: such a machine was too busy with other things to say anything. Nor is there one on a ratio where strangers
+(processes that are not the benchmark's) had more than ``STRANGERS`` of the CPU time: rounds can agree on a peer that
+was starved in all of them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def judge(target: Target, series: Series, strangers: Mapping[str, Sequence[float
     for name, values in compared.items():
         if (apart := Spread.of(values).disagreement) > DISAGREE:
             return Judgement(target, spread, Outcome.NOT_JUDGED, f"rounds of {name} disagree by {apart - 1:.0%}")
-        if (share := statistics.median(strangers[name])) > STRANGERS:
+        if target.beside and (share := statistics.median(strangers[name])) > STRANGERS:
             return Judgement(target, spread, Outcome.NOT_JUDGED, f"strangers took {share:.0%} during {name}'s turns")
     return Judgement(target, spread, Outcome.MET if target.allows(spread.median) else Outcome.MISSED)
 

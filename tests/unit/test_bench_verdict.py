@@ -68,6 +68,8 @@ def test_rounds_that_agree_are_not_judged_where_strangers_had_the_machine(starve
     judgement = judge(target, series, **{starved: 0.26})
     assert judgement.outcome is Outcome.NOT_JUDGED
     assert judgement.reason == f"strangers took 26% during {starved}'s turns"
+    alone = judge(Target(RATE, starved, at_least=50), series, **{starved: 0.26})
+    assert alone.outcome is Outcome.MET, "a figure that has no peer, such as memory, does not need a quiet machine"
 
 
 def test_a_missed_target_outweighs_one_that_is_not_judged() -> None:
