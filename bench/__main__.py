@@ -4,7 +4,8 @@
 
 Needs Debian's nginx-light, haproxy and wrk, and two cores; takes about 20 minutes. Each row of the table starts what
 it needs, and its candidates take turns, so that whatever else the machine does falls on all of them. Tables go to
-standard output, progress to standard error. Exit code: 0 all targets met, 1 one missed, 2 none missed but one could not be judged.
+standard output, progress to standard error. Exit code: 0 all targets met, 1 one missed, 2 none missed but one could not
+be judged.
 Results of record are in RESULTS.md, how to read them and what to beware of in NOTES.md.
 """
 
