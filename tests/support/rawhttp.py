@@ -105,6 +105,15 @@ class RawClient:
             answer.body = self.rest()
         return answer
 
+    def expect(self, expected: bytes) -> RawClient:
+        """Exactly these bytes come next."""
+        with suppress(TimeoutError):  # a deadline that passes shows in what is missing
+            while len(self.buffer) < len(expected) and (data := self.sock.recv(65_536)):
+                self.buffer += data
+        got, self.buffer = self.buffer[: len(expected)], self.buffer[len(expected) :]
+        assert got == expected
+        return self
+
     def rest(self) -> bytes:
         """Everything up to the end of the connection, which has to come. A reset counts as an end."""
         with suppress(ConnectionResetError):

@@ -25,10 +25,11 @@ Script = Callable[["Peer"], None]
 class Peer:
     """The node's end of one connection."""
 
-    def __init__(self, sock: socket.socket, node: ScriptedNode) -> None:
+    def __init__(self, sock: socket.socket, requests: list[bytes]) -> None:
+        """``requests``: where whole requests are kept."""
         self.sock = sock
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent apart shall arrive apart
-        self._node = node
+        self._requests = requests
         self._buffer = b""
 
     def read_head(self) -> bytes:
@@ -52,7 +53,7 @@ class Peer:
             if line.startswith(b"content-length:"):
                 length = int(line.partition(b":")[2])
         request = head + self.read_exactly(length)
-        self._node.requests.append(request)
+        self._requests.append(request)
         return request
 
     def read_to_end(self) -> int:
@@ -141,7 +142,7 @@ class ScriptedNode:
 
     def _play(self, script: Script, sock: socket.socket) -> None:
         try:
-            script(Peer(sock, self))
+            script(Peer(sock, self.requests))
         except (EOFError, ConnectionError):
             pass  # Spawn has closed, which it may
         except Exception as error:  # noqa: BLE001 - shown to the test
