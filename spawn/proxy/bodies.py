@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from spawn.errors import AnswerCut, ClientGone, JournalError, ProtocolError
-from spawn.http11.message import BodyReader, Header, Request, ResponseWriter
+from spawn.http11.fields import Header
+from spawn.http11.message import BodyReader, Request, ResponseHead, ResponseWriter, get
 from spawn.http11.spool import Spool, SpoolFull
 from spawn.journal.base import INLINE_BODY_BYTES, Body, FileBody, Journal
 from spawn.proxy.rules import Kind
@@ -135,6 +136,15 @@ def receive_body(
             turned_away.one(507, f"{error.reason}; GET /queues tells who still needs what the journal holds")
         raise
     return upload
+
+
+def announced_length(head: ResponseHead, method: bytes) -> int | None:
+    """The length to announce: the node's own, also where no body comes with it (HEAD, 304)."""
+    framing = head.framing
+    if framing.length is not None or framing.chunked or framing.until_close:
+        return framing.length
+    announced = get(head.headers, b"content-length")
+    return int(announced) if announced is not None and announced.isdigit() else (None if method == b"HEAD" else 0)
 
 
 def pass_on_body(body: BodyReader, response: ResponseWriter, headers: Iterable[Header] = ()) -> None:

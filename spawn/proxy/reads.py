@@ -15,10 +15,10 @@ from spawn.delivery.policy import IDEMPOTENT
 from spawn.errors import NotSent, Unknown, UpstreamError
 from spawn.http11.client import Answer
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers, replace_headers
-from spawn.http11.message import Request, ResponseWriter, get
+from spawn.http11.message import Request, ResponseWriter
 from spawn.http11.outgoing import OutgoingRequest
 from spawn.nodes.node import Node, NodeState
-from spawn.proxy.bodies import Upload, pass_on_body, receive_body
+from spawn.proxy.bodies import Upload, announced_length, pass_on_body, receive_body
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.rules import READS, Kind
 from spawn.proxy.turnedaway import TurnedAway
@@ -213,19 +213,10 @@ class _Read:
 def stream(answer: Answer, lines: bytes, response: ResponseWriter, method: bytes) -> None:
     """Pass an answer on as it comes; cut the client's connection when the node cuts its own."""
     head = answer.head
-    response.pass_on(head.status, head.reason, lines, length_of(answer, method))
+    response.pass_on(head.status, head.reason, lines, announced_length(head, method))
     if answer.complete:
         response.finish(answer.read(WHOLE_BYTES))
         return
     if head.framing.until_close or head.framing.chunked:
         response.flush()  # an endless answer may begin with a long silence
     pass_on_body(answer, response)
-
-
-def length_of(answer: Answer, method: bytes) -> int | None:
-    """The length to announce: the node's own, also where no body comes with it (HEAD, 304)."""
-    framing = answer.head.framing
-    if framing.length is not None or framing.chunked or framing.until_close:
-        return framing.length
-    announced = get(answer.head.headers, b"content-length")
-    return int(announced) if announced is not None and announced.isdigit() else (None if method == b"HEAD" else 0)

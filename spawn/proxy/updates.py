@@ -14,9 +14,9 @@ from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
 from spawn.errors import JournalAtLimit, JournalBroken, JournalError, JournalFull, JournalSlow, ProtocolError
 from spawn.http11.fields import Header
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers
-from spawn.http11.message import Request, RequestHead, ResponseWriter, render
+from spawn.http11.message import NO_BODY, Request, RequestHead, ResponseWriter, render
 from spawn.journal.base import FileBody, NewUpdate
-from spawn.proxy.bodies import Upload, pass_on_body, receive_body
+from spawn.proxy.bodies import Upload, announced_length, pass_on_body, receive_body
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.rules import Kind
 from spawn.proxy.turnedaway import TurnedAway
@@ -131,21 +131,24 @@ class Updates:
         result = ticket.wait(timeouts.answer, timeouts.deliver) or self._cluster.board.give_up(ticket)
         sequence: Header = (b"Spawn-Sequence", b"%d" % ticket.sequence)
         if isinstance(result, Reference):
-            self._pass_on(result, sequence, response, timeouts)
+            self._pass_on(result, sequence, request.head.method, response, timeouts)
         elif isinstance(result, Removed):
             message = f"update {result.sequence} was journalled, but no node is left to answer"
             response.reply(503, message, [sequence])
         else:
-            self._accepted(result, sequence, response)
+            self._accepted(result, sequence, request.head.method, response)
 
-    def _accepted(self, result: Accepted, sequence: Header, response: ResponseWriter) -> None:
+    def _accepted(self, result: Accepted, sequence: Header, method: bytes, response: ResponseWriter) -> None:
         self._cluster.counters.add("updates.accepted")
         body = json.dumps({"status": 202, "sequence": result.sequence, "message": ACCEPTED}).encode() + b"\n"
         response.start(202, b"Accepted", [(b"Content-Type", b"application/json"), sequence], len(body))
-        response.write(body)
+        if method != b"HEAD":
+            response.write(body)
         response.finish()
 
-    def _pass_on(self, reference: Reference, sequence: Header, response: ResponseWriter, timeouts: Timeouts) -> None:
+    def _pass_on(
+        self, reference: Reference, sequence: Header, method: bytes, response: ResponseWriter, timeouts: Timeouts
+    ) -> None:
         spool, head = reference.spool, reference.head
         try:
             if reference.rejected and not self._is_noted():
@@ -163,7 +166,7 @@ class Updates:
                 response.reply(head.status if reference.rejected else 502, message, [sequence])
                 return
             lines = forward_response_headers(head, self._cluster.via) + render([sequence])
-            length = spool.size if spool.complete else head.framing.length
+            length = spool.size if spool.complete and head.framing != NO_BODY else announced_length(head, method)
             response.pass_on(head.status, head.reason, lines, length)
             pass_on_body(spool.reader(timeouts.deliver), response, [sequence])
         finally:

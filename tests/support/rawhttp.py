@@ -88,7 +88,7 @@ class RawClient:
 
     def answer(self, method: bytes = b"GET") -> RawAnswer:
         """The next answer, its body by its own framing."""
-        head = self._until(b"\r\n\r\n")
+        head = self.until(b"\r\n\r\n")
         status_line, *lines = head[:-4].split(b"\r\n")
         version, status, reason = status_line.split(b" ", 2)
         assert version == b"HTTP/1.1"
@@ -98,7 +98,7 @@ class RawClient:
             return answer
         if answer.get(b"transfer-encoding") == b"chunked":
             assert answer.get(b"content-length") is None
-            answer.body = self._chunks()
+            answer.body = self.chunks()
         elif (length := answer.get(b"content-length")) is not None:
             answer.body = self._exactly(int(length))
         else:
@@ -111,7 +111,7 @@ class RawClient:
             while len(self.buffer) < len(expected) and (data := self.sock.recv(65_536)):
                 self.buffer += data
         got, self.buffer = self.buffer[: len(expected)], self.buffer[len(expected) :]
-        assert got == expected
+        assert got == expected, f"got {got!r}\ninstead of {expected!r}"
         return self
 
     def rest(self) -> bytes:
@@ -131,7 +131,8 @@ class RawClient:
         assert data, f"the server closed after {self.buffer!r}"
         self.buffer += data
 
-    def _until(self, mark: bytes) -> bytes:
+    def until(self, mark: bytes) -> bytes:
+        """What comes up to ``mark``, and that."""
         while mark not in self.buffer:
             self._more()
         head, _, self.buffer = self.buffer.partition(mark)
@@ -143,9 +144,10 @@ class RawClient:
         data, self.buffer = self.buffer[:count], self.buffer[count:]
         return data
 
-    def _chunks(self) -> bytes:
+    def chunks(self) -> bytes:
+        """The rest of a chunked body; there must be no trailers."""
         parts = []
-        while size := int(self._until(b"\r\n"), 16):
+        while size := int(self.until(b"\r\n"), 16):
             parts.append(self._exactly(size))
             assert self._exactly(2) == b"\r\n"
         assert self._exactly(2) == b"\r\n"

@@ -217,9 +217,9 @@ class TestAnswers:
             writer.finish()
 
         with running_server(handle) as server, RawClient(server.port) as client:
-            assert client.send(GET)._until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+            assert client.send(GET).until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
             go_on.set()
-            assert client._chunks() == b"abc"
+            assert client.chunks() == b"abc"
 
     def test_a_reply_of_our_own(self) -> None:
         def handle(request: Request, writer: ResponseWriter) -> None:
@@ -247,7 +247,7 @@ class TestAnswers:
             writer.abort()
 
         with running_server(handle) as server, RawClient(server.port) as client:
-            client.send(b"GET / HTTP/" + version + b"\r\nHost: a\r\n\r\n")._until(b"abc")
+            client.send(b"GET / HTTP/" + version + b"\r\nHost: a\r\n\r\n").until(b"abc")
             if version == b"1.0" and length is None:
                 with pytest.raises(ConnectionResetError):
                     client.sock.recv(100)
