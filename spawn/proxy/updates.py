@@ -25,6 +25,7 @@ log = logging.getLogger("spawn.proxy")
 
 READY_BYTES = 65_536  # of the answer's body; a shorter one is complete before its head is passed on
 READY_S = 1.0
+READY_OPEN_S = 0.05  # the same for an answer of unknown length: it may be endless, and its first bytes are waited for
 DURABLE_S = 10.0
 ACCEPTED = (
     "no node has given an answer that counts yet; the update is durable and will be delivered to every node in order"
@@ -155,7 +156,8 @@ class Updates:
                 # Told now and forgotten by a crash, the update would be applied after all.
                 response.reply(503, "the update's outcome is unknown: the journal is slow", [sequence])
                 return
-            spool.wait_ready(READY_BYTES, READY_S)
+            is_open = head.framing.chunked or head.framing.until_close
+            spool.wait_ready(READY_BYTES, READY_OPEN_S if is_open else READY_S)
             if reference.rejected:
                 self._cluster.counters.add("updates.rejected")
             else:
@@ -168,6 +170,8 @@ class Updates:
             lines = forward_response_headers(head, self._cluster.via) + render([sequence])
             length = spool.size if spool.complete and head.framing != NO_BODY else announced_length(head, method)
             response.pass_on(head.status, head.reason, lines, length)
+            if length is None:
+                response.flush()
             pass_on_body(spool.reader(timeouts.deliver), response, [sequence])
         finally:
             spool.discard()

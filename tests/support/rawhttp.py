@@ -100,7 +100,7 @@ class RawClient:
             assert answer.get(b"content-length") is None
             answer.body = self.chunks()
         elif (length := answer.get(b"content-length")) is not None:
-            answer.body = self._exactly(int(length))
+            answer.body = self.exactly(int(length))
         else:
             answer.body = self.rest()
         return answer
@@ -138,7 +138,8 @@ class RawClient:
         head, _, self.buffer = self.buffer.partition(mark)
         return head + mark
 
-    def _exactly(self, count: int) -> bytes:
+    def exactly(self, count: int) -> bytes:
+        """So many bytes."""
         while len(self.buffer) < count:
             self._more()
         data, self.buffer = self.buffer[:count], self.buffer[count:]
@@ -148,9 +149,9 @@ class RawClient:
         """The rest of a chunked body; there must be no trailers."""
         parts = []
         while size := int(self.until(b"\r\n"), 16):
-            parts.append(self._exactly(size))
-            assert self._exactly(2) == b"\r\n"
-        assert self._exactly(2) == b"\r\n"
+            parts.append(self.exactly(size))
+            assert self.exactly(2) == b"\r\n"
+        assert self.exactly(2) == b"\r\n"
         return b"".join(parts)
 
 
