@@ -86,6 +86,10 @@ class RawCluster(Cluster):
             node.script = say(OK)
         until(lambda: not self.service._client._in_use, "no request is under way")
 
+    def forget_kept_connections(self) -> None:
+        """The next request to any node goes over a new one."""
+        self.service._client._idle.clear()
+
     def answer(self, script: Script | bytes) -> None:
         """What every node answers from now on."""
         for node in self.raw_nodes:
