@@ -7,7 +7,8 @@ byte in one of the two places at any time.
 
 Invariants:
 
-* ``write`` returns only when at most ``FLUSH_BYTES`` are waiting for the disk, so memory is bounded whatever the sizes.
+* ``write`` returns only when less than ``FLUSH_BYTES`` are waiting for the disk, so memory is bounded whatever the
+  sizes; and what waits is within the budget, so it is bounded over all spools.
 * No file is touched on the hub's thread. A file descriptor is closed under the lock that every use of it takes, so
   a greenlet that is killed while a thread works for it can never make that thread write to another one's file.
 * What was taken from the budget goes back: when the body moves to the disk, or at ``discard``.
@@ -168,7 +169,7 @@ class Spool:
         self._tail += data
         self.size += len(data)
         self._wake()
-        if self._file is not None and len(self._tail) >= FLUSH_BYTES:
+        if self._file is not None and (len(self._tail) >= FLUSH_BYTES or not self._reserve(len(data))):
             self._flush(self._file)
 
     def close_write(self) -> None:
@@ -262,9 +263,10 @@ class Spool:
             raise SpoolClosed(f"the body was ended: {self.failed or 'complete'}")
 
     def _fits(self, count: int) -> bool:
-        """Whether ``count`` more bytes may stay in memory; if so, they are reserved."""
-        if self.size + count > self._memory_bytes:
-            return False
+        """Whether ``count`` more bytes may stay in memory for good; if so, they are reserved."""
+        return self.size + count <= self._memory_bytes and self._reserve(count)
+
+    def _reserve(self, count: int) -> bool:
         if self._budget is not None:
             if not self._budget.take(count):
                 return False

@@ -295,6 +295,23 @@ class TestLimits:
             assert budget.used_bytes == 0
         assert budget.used_bytes == 0
 
+    def test_what_waits_for_the_disk_counts_or_does_not_wait(self, tmp_path: Path) -> None:
+        """The beginnings of many large bodies are as much as many small ones."""
+        budget = MemoryBudget(1000)
+        with make(tmp_path, budget=budget) as first, make(tmp_path, budget=budget) as second:
+            first.write(b"x" * 60)
+            first.write(b"x" * 600)
+            assert (first.path is not None, budget.used_bytes) == (True, 660)
+            second.write(b"y" * 300)
+            assert (second.path is not None, budget.used_bytes) == (True, 960)
+            second.write(b"y" * 100)
+            assert budget.used_bytes == 660
+            assert second.path is not None
+            assert os.path.getsize(second.path) == 400
+            second.close_write()
+            assert drain(second.reader()) == b"y" * 400
+        assert budget.used_bytes == 0
+
     def test_a_full_disk_is_told_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
