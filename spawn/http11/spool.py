@@ -21,6 +21,7 @@ import contextlib
 import errno
 import os
 import secrets
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ from spawn.errors import AnswerCut, SpawnError
 from spawn.http11.threads import in_thread
 
 FLUSH_BYTES = 65_536  # smaller writes to the disk cost more in thread switches than in bytes
+PIECE_BYTES = 65_536  # what a writer brings at a time
+LEAST_PIECE_BYTES = 4_096
+IN_HAND_BYTES = 4_194_304  # of all writers together, unless they are so many that each has only its least piece
+WRITES_AT_ONCE = 16  # to the disk; a few more than there are threads for them, so that none of those waits
 STALL_S = 300.0  # a reader gives up on a writer that neither writes nor ends for this long
 
 
@@ -103,11 +108,18 @@ class DiskFile:
 
 
 class MemoryBudget:
-    """How many bytes all spools together may keep in memory."""
+    """How many bytes all spools together may keep in memory, and how much their writers may have in hand."""
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
         self.used_bytes = 0
+        self.writers = 0
+        self.disk_turns = BoundedSemaphore(WRITES_AT_ONCE)
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much a writer should bring at a time. All of them may have to wait for the disk with it."""
+        return max(LEAST_PIECE_BYTES, min(PIECE_BYTES, IN_HAND_BYTES // max(1, self.writers)))
 
     def take(self, count: int) -> bool:
         """Reserve ``count`` bytes; False (and nothing reserved) when they are not there."""
@@ -124,6 +136,8 @@ class Spool:
     """One body. ``limit_bytes`` bounds its size, ``memory_bytes`` how much of it may stay in memory."""
 
     def __init__(self, directory: str, memory_bytes: int, limit_bytes: int, budget: MemoryBudget | None = None) -> None:
+        budget = budget or MemoryBudget(sys.maxsize)
+        budget.writers += 1
         self.size = 0  # bytes accepted so far
         self.complete = False
         self.failed = ""  # why the body will never be complete
@@ -154,6 +168,11 @@ class Spool:
         return self._tail if isinstance(self._tail, bytes) else bytes(self._tail)
 
     @property
+    def piece_bytes(self) -> int:
+        """How much to write at a time."""
+        return self._budget.piece_bytes
+
+    @property
     def path(self) -> str | None:
         """Where the body's file is, or None while the body is in memory. All of it is there once it is complete."""
         return None if self._file is None else self._file.path
@@ -182,12 +201,14 @@ class Spool:
         if self._file is None:
             self._tail = bytes(self._tail)  # so that nobody who wants the content makes a copy of its own
         self.complete = True
+        self._budget.writers -= 1
         self._wake()
 
     def fail(self, reason: str) -> None:
         """The body will never be complete: readers get ``AnswerCut`` once they have read what is there."""
         if not self.complete and not self.failed:
             self.failed = reason
+            self._budget.writers -= 1
             self._wake()
 
     def take(self) -> bytes | SpooledFile:
@@ -267,23 +288,21 @@ class Spool:
         return self.size + count <= self._memory_bytes and self._reserve(count)
 
     def _reserve(self, count: int) -> bool:
-        if self._budget is not None:
-            if not self._budget.take(count):
-                return False
-            self._budgeted += count
+        if not self._budget.take(count):
+            return False
+        self._budgeted += count
         return True
 
     def _give_back(self) -> None:
-        if self._budget is not None:
-            self._budget.give(self._budgeted)
-            self._budgeted = 0
+        self._budget.give(self._budgeted)
+        self._budgeted = 0
 
     def _new_path(self) -> str:
         return os.path.join(self._directory, f"spool-{secrets.token_hex(16)}")
 
     def _flush(self, file: DiskFile) -> None:
         """Move the tail to the disk. Interrupted at any point, it can be done again: the offsets stay the same."""
-        with self._disk_lock:
+        with self._disk_lock, self._budget.disk_turns:
             while self._tail and not self._discarded:
                 data = bytes(self._tail)
                 try:

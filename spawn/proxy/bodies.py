@@ -12,8 +12,6 @@ from spawn.journal.base import INLINE_BODY_BYTES, Body, FileBody, Journal
 from spawn.proxy.rules import Kind
 from spawn.proxy.turnedaway import TurnedAway
 
-PIECE_BYTES = 65_536
-
 NO_ROOM = "there is no room for the body beside the journal and other bodies on their way"
 
 
@@ -74,7 +72,7 @@ class Upload:
             raise ProtocolError(507, NO_ROOM)  # before the client is told to go on
         if self._kind is Kind.READ:
             self._check(announced)
-        while data := request.body.read(PIECE_BYTES):
+        while data := request.body.read(self._spool.piece_bytes):
             self._check(len(data))
             self._room.used_bytes += len(data)
             self._counted += len(data)

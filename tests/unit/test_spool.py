@@ -17,6 +17,10 @@ from hypothesis import strategies as st
 from spawn.errors import AnswerCut
 from spawn.http11.spool import (
     FLUSH_BYTES,
+    IN_HAND_BYTES,
+    LEAST_PIECE_BYTES,
+    PIECE_BYTES,
+    WRITES_AT_ONCE,
     DiskFile,
     MemoryBudget,
     Spool,
@@ -311,6 +315,34 @@ class TestLimits:
             second.close_write()
             assert drain(second.reader()) == b"y" * 400
         assert budget.used_bytes == 0
+
+    def test_many_writers_bring_little_at_a_time(self, tmp_path: Path) -> None:
+        """All of them may have a piece in hand at once."""
+        budget = MemoryBudget(1000)
+        spools = [make(tmp_path, budget=budget) for _ in range(2_000)]
+        sizes = []
+        for spool in spools:
+            sizes.append(spool.piece_bytes)
+            spool.write(b"")
+            spool.close_write() if len(sizes) % 2 else spool.fail("gone")
+            spool.discard()
+        assert (sizes[0], sizes[-200], sizes[-10]) == (LEAST_PIECE_BYTES, IN_HAND_BYTES // 200, PIECE_BYTES)
+        assert budget.writers == 0
+
+    def test_few_bodies_at_a_time_are_copied_for_the_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        budget = MemoryBudget(0)
+        disk = SlowDisk(monkeypatch)
+        spools = [make(tmp_path, budget=budget) for _ in range(3 * WRITES_AT_ONCE)]
+        writers = [gevent.spawn(spool.write, b"x" * 1000) for spool in spools]
+        until(lambda: budget.disk_turns.locked() and all(spool.size for spool in spools))
+        assert disk.entered <= WRITES_AT_ONCE
+        disk.go.set()
+        gevent.joinall(writers, raise_error=True)
+        for spool in spools:
+            spool.discard()
+        assert (disk.entered, budget.used_bytes, budget.writers) == (3 * WRITES_AT_ONCE, 0, 0)
 
     def test_a_full_disk_is_told_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> int:
