@@ -148,6 +148,21 @@ def test_nodes_connections_are_kept(cluster: RawCluster) -> None:
     assert all(node.connections - old <= 2 for node, old in zip(cluster.raw_nodes, before, strict=True))
 
 
+def test_trailers_are_no_part_of_what_follows(cluster: RawCluster) -> None:
+    """On either side: the next request and the next answer on the same connections are understood."""
+    tail = chunked(b"ab")[:-2] + b"X-Sum: 1\r\nX-More: GET /x HTTP/1.1\r\n\r\n"
+    cluster.answer(b"HTTP/1.1 200 OK\r\n" + DATE + CHUNKED + b"\r\n" + tail)
+    before = cluster.raw_nodes[0].connections
+    request = b"REPORT / HTTP/1.1\r\nHost: app.test\r\n" + CHUNKED + b"\r\n" + tail
+    with cluster.client() as client:
+        client.send(request * 3)
+        for _ in range(3):
+            client.expect(cluster.for_client(framing=CHUNKED))
+            assert client.chunks() == b"ab"
+    assert cluster.heard() == [[cluster.for_node(b"REPORT /", body=b"ab")] * 3, [], []]
+    assert cluster.raw_nodes[0].connections == before + 1
+
+
 @pytest.mark.parametrize("answer", [
     OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
     b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
