@@ -16,8 +16,8 @@ import pytest
 from gevent.event import Event
 
 from spawn.config.schema import RuleConfig
-from tests.support.rawhttp import RawClient
 from tests.support.rawcluster import DATE, OK, RawCluster, chunked, length
+from tests.support.rawhttp import RawClient
 from tests.support.scriptednode import Peer
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"

@@ -13,8 +13,8 @@ import pytest
 from spawn.http11.spool import Spool
 from spawn.service.compose import SPOOL_MEMORY_BYTES
 from tests.support.inprocess import until
-from tests.support.rawhttp import RawClient
 from tests.support.rawcluster import RawCluster, length
+from tests.support.rawhttp import RawClient
 
 CLIENTS = 200
 BODY_BYTES = 327_680

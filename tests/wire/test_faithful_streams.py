@@ -14,8 +14,8 @@ from gevent.queue import Queue
 
 from spawn.proxy import updates
 from tests.support.inprocess import until
-from tests.support.rawhttp import RawClient
 from tests.support.rawcluster import DATE, RawCluster, chunked
+from tests.support.rawhttp import RawClient
 from tests.support.scriptednode import Peer
 
 SSE = DATE + b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
