@@ -75,7 +75,8 @@ class Sender:
     def send(self, entry: Entry, method: bytes) -> Answer:
         """Raises ``BodyUnreadable``, ``NotSent`` or ``Unknown``; ``method`` as it counts (``effective_method``)."""
         node, settings = self._node, self._settings
-        replaced = settings.delivery.set_headers.get(node.name, {})
+        set_headers = settings.delivery.set_headers
+        replaced = set_headers.get(node.name, {}) if set_headers else {}
         request = outgoing(entry, self._journal.uuid, node.name, replaced)
         self.last_sent_s = time.monotonic()
         try:

@@ -6,8 +6,10 @@ application can recognise a repeat, and can make identical ids and dates on ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from spawn.http11.forwarding import method_override_in, replace_headers
 from spawn.http11.outgoing import OutgoingRequest
@@ -16,7 +18,14 @@ from spawn.journal.base import Entry
 
 def spawn_time(time_s: float) -> str:
     """RFC 3339 in UTC with microseconds, such as ``2026-11-23T21:00:41.250000Z``."""
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    fraction, second = math.modf(time_s)
+    carry, microsecond = divmod(round(fraction * 1_000_000), 1_000_000)
+    return f"{_second(int(second) + carry)}.{microsecond:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def effective_method(entry: Entry) -> bytes:
@@ -26,12 +35,17 @@ def effective_method(entry: Entry) -> bytes:
 
 def outgoing(entry: Entry, journal_uuid: str, authority: str, replaced: Mapping[str, str]) -> OutgoingRequest:
     """The request for the node at ``authority``; ``replaced`` are the headers of ``delivery.set-headers``."""
-    head = replace_headers(entry.head, replaced)
-    lowered = b"\r\n" + head.lower()
-    lines = [head]
-    if b"\r\nhost:" not in lowered:  # an HTTP/1.0 client need not have named one
-        lines.append(b"Host: %b\r\n" % authority.encode())
-    if entry.key is None:
-        lines.append(b"Idempotency-Key: %b-%d\r\n" % (journal_uuid.encode(), entry.sequence))
-    lines.append(b"Spawn-Sequence: %d\r\nSpawn-Time: %b\r\n" % (entry.sequence, spawn_time(entry.time_s).encode()))
-    return OutgoingRequest(method=entry.method, target=entry.target, headers=b"".join(lines), body=entry.body)
+    lines = replace_headers(entry.head, replaced)
+    if not lines.startswith(b"Host:") and b"\r\nhost:" not in b"\r\n" + lines.lower():
+        lines += b"Host: %b\r\n" % authority.encode()  # an HTTP/1.0 client need not have named one
+    lines += _spawn_lines(journal_uuid, entry.sequence, entry.time_s, entry.key is not None)
+    return OutgoingRequest(entry.method, entry.target, lines, entry.body)
+
+
+@lru_cache(maxsize=64)  # all nodes get an update at about the same time
+def _spawn_lines(journal_uuid: str, sequence: int, time_s: float, keyed: bool) -> bytes:
+    """What Spawn says of an update. ``keyed``: the client gave it an ``Idempotency-Key``."""
+    lines = f"Spawn-Sequence: {sequence}\r\nSpawn-Time: {spawn_time(time_s)}\r\n"
+    if not keyed:
+        lines = f"Idempotency-Key: {journal_uuid}-{sequence}\r\n" + lines
+    return lines.encode()

@@ -71,7 +71,7 @@ def method_override(head: RequestHead) -> bool:
 def method_override_in(lines: bytes) -> bool:
     """The same for rendered header lines."""
     lowered = b"\r\n" + lines.lower()
-    return any(b"\r\n%b:" % name in lowered for name in METHOD_OVERRIDES)
+    return b"-method" in lowered and any(b"\r\n%b:" % name in lowered for name in METHOD_OVERRIDES)
 
 
 def forward_request_headers(request: Request, trusted: TrustedProxies, via_name: bytes) -> bytes:

@@ -75,7 +75,7 @@ class NodeAnswer:
             self._decode(first)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether nothing has to be waited for any more."""
         return not self._cut and (self._decoder is None or self._decoder.done)
 
@@ -83,7 +83,7 @@ class NodeAnswer:
         while not self._ready:
             if self._cut:
                 raise AnswerCut(self._cut)
-            if self.whole:
+            if self.complete:
                 return b""
             self._decode(next(self._parts, b""))
         data, self._ready = self._ready[:limit_bytes], self._ready[limit_bytes:]
