@@ -49,6 +49,8 @@ class Wire:
     def send(self, data: bytes, timeout_s: float) -> None:
         self.sent += data
 
+    send_soon = send
+
     def reset(self) -> None:
         self.was_reset = True
 
