@@ -199,11 +199,11 @@ def check_seen_as_cut(wire: Wire, sent: bytes, method: bytes) -> None:
     if wire.was_reset:
         return
     try:
-        read_answer(sent, method)
+        reading = read_answer(sent, method)
     except Incomplete:
-        pass
-    else:
-        raise AssertionError("the node's answer was cut short, the client's looks whole")
+        return
+    in_its_place = reading.status == 502 and (method == b"HEAD" or b"cut short" in reading.body)
+    assert in_its_place, "the node's answer was cut short, the client's looks whole"
 
 
 def end_to_end(headers: Headers) -> Headers:
