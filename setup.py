@@ -24,7 +24,6 @@ setup(
     include_package_data=False,
     install_requires=[
         "gevent>=25.4,<27",
-        "httptools>=0.6.4,<0.10",
         "falcon>=4.0,<5",
         "msgspec>=0.19,<0.23",
         "google-re2>=1.1.20240702,<2",

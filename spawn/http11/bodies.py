@@ -3,8 +3,7 @@
 A decoder is fed whatever arrived and says which of it is body, whether the body is complete, and what came after it
 (the next message's first bytes). There is no I/O here, and each byte is looked at once.
 
-Chunked coding is decoded here and not by llhttp, which would read on into the next message without saying where it
-began, accepts sizes of a thousand digits, and has no bound on extensions. The grammar is that of RFC 9112 §7.1, strict:
+The grammar of chunked coding is that of RFC 9112 §7.1, strict:
 CRLF only, at most 15 digits, no control characters in extensions or trailers. Trailers are checked and dropped.
 Runs of small chunks, which cost a step each and not a byte each, are taken by one expression that knows no more than
 the plainest form of them; all else, and every fault, is left to the steps.
