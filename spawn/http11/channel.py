@@ -99,7 +99,7 @@ class Channel:
         """Send what was to be sent soon; the deadline that is armed begins anew behind it."""
         left_s = self.watch.deadline_s - time.monotonic()
         self._send(self._readiness.take_unsent(), self._unsent_s)
-        self.watch.arm(left_s)
+        self.watch.arm(left_s, SHUT_RD)
 
     def _send(self, data: bytes, timeout_s: float) -> None:
         try:
@@ -119,8 +119,9 @@ class Channel:
         Closing with unread bytes makes the kernel send a reset, which would throw that answer away on its side.
         """
         wrote = 0
-        self._send_now()
         try:
+            if self._readiness.unsent:
+                self._send_unsent()
             self.sock.shutdown(SHUT_WR)
             self.watch.arm(LINGER_S, SHUT_RD)
             while wrote < LINGER_BYTES and not self.watch.expired:
@@ -128,7 +129,7 @@ class Channel:
                 if not data:
                     break
                 wrote += len(data)
-        except OSError:
+        except (OSError, ClientGone):
             pass  # it is gone, which is what we wait for
         self.watch.disarm()
 

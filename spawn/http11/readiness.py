@@ -66,14 +66,20 @@ class _Turns:
         try:
             self._hub_switch()
         except BaseException:  # killed: it is somewhere else when its turn comes
-            with suppress(ValueError):
-                waiting.remove(switch)
+            for queue in (waiting, self._waiting):
+                with suppress(ValueError):
+                    queue.remove(switch)
             raise
 
     def _go(self) -> None:
         waiting, self._waiting = self._waiting, deque()
-        while waiting:
-            waiting.popleft()()
+        try:
+            while waiting:
+                waiting.popleft()()
+        finally:
+            if waiting:  # one of them failed, which must not stop the others
+                self._waiting.extendleft(reversed(waiting))
+                self._run_callback(self._go)
 
 
 _turns: WeakKeyDictionary[Hub, _Turns] = WeakKeyDictionary()
