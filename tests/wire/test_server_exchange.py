@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import gevent
 import pytest
 
 from spawn.errors import ClientGone, ProtocolError
 from spawn.http11.message import Request, ResponseWriter
+from spawn.http11.server import ServerTimeouts
 from tests.support.rawhttp import Echo, RawClient, running_server, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -253,6 +255,46 @@ class TestAnswers:
                     client.sock.recv(100)
             else:
                 assert client.rest() in (b"", b"\r\n"), "no last chunk"
+
+
+class TestLastBytes:
+    """``finish`` with a body leaves sending to the next turn; what a client does not take waits for it."""
+
+    BODY = b"0123456789" * 1_200
+
+    def handle(self, request: Request, writer: ResponseWriter) -> None:
+        writer.start(200, b"OK", [], len(self.BODY))
+        writer.finish(self.BODY)
+
+    def test_answers_that_pile_up_come_whole_and_in_order(self) -> None:
+        """The client asks on and on without reading, until neither kernel takes any more."""
+        count = 1_000
+        with running_server(self.handle) as server, RawClient(server.port, receive_buffer=4_096) as client:
+            for _ in range(count):
+                client.send(GET)
+            gevent.sleep(0.1)
+            assert server.counters.value("proxy.requests") < count, "the server waits for the client"
+            assert all(client.answer().body == self.BODY for _ in range(count))
+
+    def test_a_client_that_takes_nothing_is_given_up(self) -> None:
+        with running_server(self.handle, timeouts=ServerTimeouts(send=0.2, idle=60)) as server:
+            with RawClient(server.port, receive_buffer=4_096) as client:
+                with suppress(OSError):
+                    for _ in range(1_000):
+                        client.send(GET)
+                wait_until(lambda: server.counters.value("proxy.client-gone") == 1, "it is given up")
+            wait_until(lambda: not server.connections, "its connection is closed")
+
+    def test_a_client_that_left_is_noticed(self) -> None:
+        with running_server(self.handle) as server:
+            with RawClient(server.port) as client:
+                client.send(GET)
+            wait_until(lambda: not server.connections, "its connection is closed")
+
+    def test_an_idle_time_begins_after_it(self) -> None:
+        with running_server(self.handle, timeouts=ServerTimeouts(idle=0.3)) as server, RawClient(server.port) as client:
+            assert client.send(GET).answer().body == self.BODY
+            assert client.at_end()
 
 
 class TestFaultyHandlers:
