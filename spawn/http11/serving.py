@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spawn.http")
 
+HEAD_BYTES = 16_384  # of what comes first are received at a time: what is no head lies in memory until it is read
 MAX_LINGERING_REFUSALS = 100  # beyond the limit of connections; any more are closed without waiting for the client
 
 # What stands for the head of a request that could not be understood, so that it can be answered.
@@ -104,7 +105,7 @@ class Connection:
             channel.watch.arm(server.timeouts.idle if self._served else server.timeouts.head, SHUT_RD)
             self._idle = True
             try:
-                data = channel.receive(first_wait=True)
+                data = channel.receive(HEAD_BYTES, first_wait=True)
             except TimedOut:
                 return None
             if not data:
@@ -132,7 +133,7 @@ class Connection:
             while True:
                 check_partial_head(buffer, checked, server.head_limits)
                 checked = len(buffer)
-                data = channel.receive()
+                data = channel.receive(HEAD_BYTES)
                 if not data:
                     raise ClientGone("the head was cut short")
                 buffer += data
