@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from spawn.http11.threads import in_thread
+from spawn.journal.threads import NativeThreads
 
 FAILS_IN_EVERY_WAY = """
 import os, resource, sys, tempfile
@@ -15,6 +17,7 @@ from spawn.errors import NotSent
 from spawn.http11.outgoing import OutgoingRequest, pieces
 from spawn.http11.spool import DiskFile, Spool, SpooledFile, SpoolFull
 from spawn.http11.threads import in_thread
+from spawn.journal.threads import NativeThreads
 
 failures = []
 with tempfile.TemporaryDirectory() as directory:
@@ -50,3 +53,24 @@ def test_failures_of_the_disk_print_nothing() -> None:
     assert done.stderr == ""
     for failure in ("No space left on device", "the body's file cannot be read", "full True"):
         assert failure in done.stdout
+
+
+def test_the_journals_threads_do_not_interrupt_the_hub() -> None:
+    threads = NativeThreads(1)
+    try:
+        assert threads.call(os.sched_getscheduler, 0) == os.SCHED_BATCH
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    finally:
+        threads.stop(5.0)
+
+
+def test_a_system_that_forbids_that_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(pid: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getscheduler", forbidden)
+    threads = NativeThreads(1)
+    try:
+        assert threads.call(len, "four") == 4
+    finally:
+        threads.stop(5.0)
