@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import gevent
 from gevent.event import Event
+from msgspec import structs
 
 from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard
@@ -217,7 +218,7 @@ class Worker:
                 self._leave_out(entry.sequence)
                 return
             if entry.reference is None and entry.sequence <= self._board.forgotten:
-                entry = replace(entry, reference=self._journal.reference(entry.sequence))
+                entry = structs.replace(entry, reference=self._journal.reference(entry.sequence))
             reference = self._board.reference_of(entry)
             if reference is not None and reference >= 500:
                 self._pass_over(entry)

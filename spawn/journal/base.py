@@ -27,12 +27,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from msgspec import Struct
+
 INLINE_BODY_BYTES = 262_144  # larger bodies are files
 MAX_ACTIONS = 1_000  # of operators that are remembered
 
 
-@dataclass(frozen=True, slots=True)
-class FileBody:
+class FileBody(Struct, frozen=True):
     """A body that lies in a file.
 
     Given to ``append``, the file must lie in ``spool_path()``. It belongs to the journal from the call on, whatever
@@ -46,8 +47,7 @@ class FileBody:
 Body = bytes | FileBody | None  # None: the request had no body at all, which is not the same as an empty one
 
 
-@dataclass(frozen=True, slots=True)
-class NewUpdate:
+class NewUpdate(Struct, frozen=True):
     """An update as a client sent it, cleaned for forwarding."""
 
     method: bytes
@@ -57,8 +57,7 @@ class NewUpdate:
     key: bytes | None = None  # the client's Idempotency-Key (which then is in ``head`` too)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """An update with its place in the one order."""
 
     sequence: int
@@ -125,8 +124,7 @@ Published = tuple[Entry, Any]  # the entry and the token that was given to appen
 Publish = Callable[[Sequence[Published]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """How full the journal is."""
 
     used_bytes: int  # bodies included, uploads that are still being received not

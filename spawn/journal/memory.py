@@ -12,9 +12,10 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import gevent
+from msgspec import structs
 
 from spawn.errors import JournalError, NoBackup, Pruned, StateError
 from spawn.journal.accounting import Budget, entry_bytes, path_of, record_bytes
@@ -224,7 +225,7 @@ class MemoryJournal:
         return self._current(sequence)
 
     def _current(self, sequence: int) -> Entry:
-        return replace(self._entries[sequence][0], reference=self._records[sequence].reference)
+        return structs.replace(self._entries[sequence][0], reference=self._records[sequence].reference)
 
     def reference(self, sequence: int) -> int | None:
         self._check()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
 from spawn.errors import JournalFull, Pruned
 from spawn.journal.base import Entry, FileBody, Outcome
@@ -36,7 +36,7 @@ def with_contents(result: Any) -> Any:
     if isinstance(result, Entry) and isinstance(result.body, FileBody):
         content = Path(result.body.path).read_bytes()
         assert len(content) == result.body.size
-        return replace(result, body=b"file:" + content)
+        return structs.replace(result, body=b"file:" + content)
     return result
 
 
