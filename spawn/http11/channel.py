@@ -95,11 +95,17 @@ class Channel:
             self._readiness.wait_turn()
         self._send(data, timeout_s)
 
+    def flush(self) -> None:
+        """Send what was to be sent soon, if its turn was in vain or has not come. Raises ClientGone."""
+        if self._readiness.unsent:
+            self._send_unsent()
+
     def _send_unsent(self) -> None:
         """Send what was to be sent soon; the deadline that is armed begins anew behind it."""
-        left_s = self.watch.deadline_s - time.monotonic()
+        late, left_s = self.watch.expired, self.watch.deadline_s - time.monotonic()
         self._send(self._readiness.take_unsent(), self._unsent_s)
         self.watch.arm(left_s, SHUT_RD)
+        self.watch.expired = late
 
     def _send(self, data: bytes, timeout_s: float) -> None:
         try:

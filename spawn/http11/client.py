@@ -82,8 +82,8 @@ class Client:
         sweeper, when after ``progress_timeout_s`` there is still something to be taken, with how much was.
         """
         while True:
-            connection = self._obtain(key, host, port, max_idle_s, careful)
-            transaction = Transaction(connection, request, host, port, progress_timeout_s, on_slow)
+            connection = self._obtain(key, host, port, max_idle_s)
+            transaction = Transaction(connection, request, host, port, progress_timeout_s, careful, on_slow)
             try:
                 head = transaction.run(on_sent)
                 connection.progress = None
@@ -135,10 +135,10 @@ class Client:
         if self._stopping and not self._in_use:
             self._unused.set()
 
-    def _obtain(self, key: str, host: str, port: int, max_idle_s: float, careful: bool) -> Connection:
+    def _obtain(self, key: str, host: str, port: int, max_idle_s: float) -> Connection:
         if self._stopping:
             raise NotSent("stopping")
-        connection = self._idle.take(key, (host, port), max_idle_s, careful)
+        connection = self._idle.take(key, (host, port), max_idle_s)
         if connection is None:
             connection = connect(self._resolver, self._deadlines, host, port, self.connect_timeout_s)
             if self._stopping:

@@ -245,16 +245,13 @@ class IdlePool:
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def take(self, key: str, peer: tuple[str, int], max_idle_s: float, careful: bool = True) -> Connection | None:
-        """A connection that was idle for less than ``max_idle_s`` and whose other end is still there.
-
-        ``careful``: as the kernel says now, not only as it was when the event loop looked.
-        """
+    def take(self, key: str, peer: tuple[str, int], max_idle_s: float) -> Connection | None:
+        """A connection that was idle for less than ``max_idle_s`` and whose other end seems to be there."""
         bucket = self._buckets.get(key)
         newest_s = time.monotonic() - max_idle_s
         while bucket and bucket[-1].idle_since_s > newest_s:
             connection = bucket.pop()
-            if connection.peer == peer and connection.is_quiet(now=careful):
+            if connection.peer == peer and connection.is_quiet(now=False):
                 connection.reused = True
                 return connection
             connection.close()

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from gevent import get_hub, getcurrent
 from gevent.hub import Hub
@@ -82,21 +81,19 @@ class _Turns:
                 self._run_callback(self._go)
 
 
-_turns: WeakKeyDictionary[Hub, _Turns] = WeakKeyDictionary()
-
-
 def _turns_of(hub: Hub) -> _Turns:
-    turns = _turns.get(hub)
+    """Kept with the hub, so that it goes with it."""
+    turns: _Turns | None = getattr(hub, "spawn_turns", None)
     if turns is None:
-        turns = _turns[hub] = _Turns(hub)
+        turns = hub.spawn_turns = _Turns(hub)  # type: ignore[attr-defined]
     return turns
 
 
 class Readiness:
     """Of one socket."""
 
-    __slots__ = ("_add_turn", "_hub_switch", "_receive", "_resume", "_send", "_started", "_watcher", "unasked",
-                 "unsent", "wait_turn")  # fmt: skip
+    __slots__ = ("_add_turn", "_hub_switch", "_receive", "_resume", "_send", "_started", "_stuck", "_watcher",
+                 "unasked", "unsent", "wait_turn")  # fmt: skip
 
     def __init__(self, sock: socket) -> None:
         raw, hub = raw_socket(sock), get_hub()
@@ -108,6 +105,7 @@ class Readiness:
         self._started = False
         self._resume: Callable[[], Any] | None = None  # the greenlet that waits
         self.unsent = b""  # what is to be sent soon
+        self._stuck = False  # its turn has come in vain, and nobody was waiting
         self.unasked = False  # bytes, an end or an error came since the last wait, and nobody was waiting
 
     def send_soon(self, data: bytes) -> None:
@@ -120,7 +118,7 @@ class Readiness:
 
     def take_unsent(self) -> bytes:
         """All of ``unsent``, which is the caller's to send from now on."""
-        data, self.unsent = self.unsent, b""
+        data, self.unsent, self._stuck = self.unsent, b"", False
         return data
 
     def receive(self, limit_bytes: int, first_wait: bool) -> bytes:
@@ -142,6 +140,8 @@ class Readiness:
 
     def _wait(self) -> None:
         """Return when bytes, an end of file or an error are there to be read; rarely also without a reason."""
+        if self._stuck:
+            raise Unsent
         self.unasked = False
         if not self._started:
             self._started = True
@@ -173,5 +173,8 @@ class Readiness:
             with suppress(OSError):  # the kernel takes nothing now, or never more; whoever sends the rest will see
                 data = data[self._send(data) :]
             self.unsent = data
-            if data and self._resume is not None:
-                self._resume()
+            if data:
+                if self._resume is not None:
+                    self._resume()
+                else:
+                    self._stuck = True

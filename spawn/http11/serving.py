@@ -99,6 +99,7 @@ class Connection:
         if data:
             channel.buffer = b""
             gevent.sleep(0)  # who sends many requests at once does not get all of them served at once
+            channel.flush()  # the last answer waits for the client, and not for the next one
         else:
             if server.stopping:
                 return None

@@ -52,17 +52,19 @@ class Transaction:
         host: str,
         port: int,
         progress_timeout_s: float,
+        careful: bool,
         on_slow: Callable[[str], None] | None,
     ) -> None:
         self._connection = connection
         self._request = request
         self._node = (host, port)
         self._timeout_s = progress_timeout_s
+        self._careful = careful
         self._on_slow = on_slow
 
     def run(self, on_sent: Callable[[], None] | None) -> ResponseHead:
         data = whole(self._request, self._node)
-        lost = self._ask(data) if data is not None and on_sent is None else self._write_all(data)
+        lost = self._write_all(data) if data is None or self._careful or on_sent is not None else self._ask(data)
         if self.sent_all and on_sent is not None:
             on_sent()
         self._waiting = True
@@ -90,7 +92,7 @@ class Transaction:
             return self._write_all(rest)
         except OSError as error:
             raise self._unknown(text_of(error)) from None
-        self.sent_all = True
+        self.sent_all = self._waiting = True
         if not answer:
             raise self._unknown(self._why_ended())
         self._take_in(answer)
@@ -104,6 +106,8 @@ class Transaction:
         try:
             if data is not None:
                 self._connection.wait_turn()
+            if self._careful and self._connection.reused and not self._written and not self._connection.is_quiet():
+                raise NotSent("the node has closed the connection")  # asked last of all: turns take their time
             if not (self._write_pieces() if data is None else self._write(data)):
                 return ""
             self.sent_all = True

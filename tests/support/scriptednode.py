@@ -153,9 +153,13 @@ class ScriptedNode:
 
 
 class ClientUnderTest:
-    """A real client with its resolver and deadlines, and short ways to use it."""
+    """A real client with its resolver and deadlines, and short ways to use it.
 
-    def __init__(self, *, connect_timeout_s: float = 2.0, max_idle_per_node: int = 32) -> None:
+    ``careful``: as with updates; else as with reads, for which small requests are sent in another way.
+    """
+
+    def __init__(self, *, connect_timeout_s: float = 2.0, max_idle_per_node: int = 32, careful: bool = True) -> None:
+        self._careful = careful
         self.deadlines = Deadlines(resolution_s=0.02)
         self.resolver = Resolver()
         self.client = Client(
@@ -190,6 +194,7 @@ class ClientUnderTest:
             request or get(),
             progress_timeout_s=progress_timeout_s,
             max_idle_s=max_idle_s,
+            careful=self._careful,
             on_sent=on_sent,
             on_slow=on_slow,
         )

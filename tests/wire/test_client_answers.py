@@ -18,9 +18,9 @@ def deadline() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def client() -> Iterator[ClientUnderTest]:
-    with ClientUnderTest() as under_test:
+@pytest.fixture(params=[True, False], ids=["careful", "quick"])
+def client(request: pytest.FixtureRequest) -> Iterator[ClientUnderTest]:
+    with ClientUnderTest(careful=request.param) as under_test:
         yield under_test
     assert not under_test.client._in_use
 

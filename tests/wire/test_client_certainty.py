@@ -27,10 +27,10 @@ def deadline() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def client() -> Iterator[ClientUnderTest]:
+@pytest.fixture(params=[True, False], ids=["careful", "quick"])
+def client(request: pytest.FixtureRequest) -> Iterator[ClientUnderTest]:
     """Also checks that no socket is left when all is done."""
-    with ClientUnderTest() as under_test:
+    with ClientUnderTest(careful=request.param) as under_test:
         yield under_test
     assert not under_test.client._in_use
 
@@ -467,3 +467,17 @@ class TestKilledAndTimedOut:
             client.client.stop(0.05)
             with pytest.raises(Unknown, match="stopped"):
                 waiting.get(timeout=5)
+
+
+def test_an_interim_answer_is_a_sign_of_life_that_counts_once(client: ClientUnderTest) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        for _ in range(2):
+            gevent.sleep(0.4)
+            peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+        gevent.sleep(0.4)
+        peer.answer(b"late")
+
+    with ScriptedNode(script) as node, pytest.raises(Unknown) as caught:
+        client.send(node, post(b"x"), progress_timeout_s=0.5)
+    assert caught.value.timed_out

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from socket import SHUT_WR
 
 import gevent
 import psutil
 import pytest
+from gevent import socket
 
 from spawn.errors import Unknown
+from spawn.http11.readiness import Readiness, raw_socket
 from tests.support.scriptednode import ClientUnderTest, Peer, ScriptedNode, get, post, read_all, until
 
 
@@ -69,6 +72,36 @@ def test_a_connection_that_the_node_closed_is_replaced_in_silence(client: Client
             assert client.fetch(node, post(b"x")) == (200, b"once")
             until(lambda: node.open == 0)
             assert node.connections == count
+
+
+@pytest.mark.parametrize("on_sent", [None, lambda: None], ids=["a read", "a delivery"])
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
+def test_one_that_ends_before_its_turn_to_send_is_not_sent_on(
+    client: ClientUnderTest, last_words: bytes, on_sent: Callable[[], None] | None
+) -> None:
+    """The kernel is asked last of all: other turns come between the choice of a connection and the send."""
+    peers: list[Peer] = []
+
+    def script(peer: Peer) -> None:
+        peers.append(peer)
+        while True:
+            peer.read_request()
+            peer.answer(b"hello")
+
+    def end() -> None:
+        raw = raw_socket(peers[0].sock)
+        if last_words:
+            raw.send(last_words)
+        raw.shutdown(SHUT_WR)
+
+    with ScriptedNode(script) as node, socket.socket() as other:
+        assert client.fetch(node, post(b"1")) == (200, b"hello")
+        earlier = Readiness(other)
+        earlier._add_turn(end)
+        earlier.close()
+        with client.send(node, post(b"2"), on_sent=on_sent) as answer:
+            assert read_all(answer) == b"hello"
+        assert node.connections == 2
 
 
 def test_several_stale_connections_are_passed_over(client: ClientUnderTest) -> None:

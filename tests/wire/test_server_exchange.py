@@ -263,6 +263,8 @@ class TestLastBytes:
     BODY = b"0123456789" * 1_200
 
     def handle(self, request: Request, writer: ResponseWriter) -> None:
+        while request.body.read():
+            pass
         writer.start(200, b"OK", [], len(self.BODY))
         writer.finish(self.BODY)
 
@@ -284,6 +286,19 @@ class TestLastBytes:
                         client.send(GET)
                 wait_until(lambda: server.counters.value("proxy.client-gone") == 1, "it is given up")
             wait_until(lambda: not server.connections, "its connection is closed")
+
+    @pytest.mark.parametrize(
+        "begun", [b"GET / HTTP/1.1\r\nHo", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab"]
+    )
+    def test_an_answer_does_not_wait_for_the_rest_of_the_next_request(self, begun: bytes) -> None:
+        """However many of them the kernel takes at once: its turn may come in vain while nobody waits for it."""
+        with running_server(self.handle, timeouts=ServerTimeouts(head=1.5, body=1.5)) as server:
+            for count in range(1, 80, 6):
+                with RawClient(server.port, receive_buffer=4_096) as client:
+                    client.send(GET * count + begun)
+                    gevent.sleep(0.05)
+                    with gevent.Timeout(1.0):
+                        assert all(client.answer().body == self.BODY for _ in range(count))
 
     def test_a_client_that_left_is_noticed(self) -> None:
         with running_server(self.handle) as server:
