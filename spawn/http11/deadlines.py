@@ -5,8 +5,9 @@ socket's current wait is over; arming and disarming it is storing a float. The s
 ``resolution_s`` and shuts down the sockets whose moment has passed, which wakes the greenlet that waits for them: a
 ``recv`` comes back with an end of file, a ``send`` fails. That greenlet then sees ``expired`` and knows why.
 
-Invariants: a deadline is never early and at most about ``resolution_s`` late; only a socket's owner closes it, so that
-no descriptor is shut down that has been given to somebody else meanwhile (``cancel`` comes before ``close``).
+Invariants: a deadline is never early and at most about ``resolution_s`` late (an idle client that has not taken its
+last answer is given the time for that besides); only a socket's owner closes it, so that no descriptor is shut down
+that has been given to somebody else meanwhile (``cancel`` comes before ``close``).
 """
 
 from __future__ import annotations

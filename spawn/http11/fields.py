@@ -2,7 +2,7 @@
 
 The grammar is one expression for a line. Most lines were seen before: clients and nodes repeat theirs, so what came of
 a line is remembered, and the next head that has it pays a look-up. What is remembered is bounded, in lines and in their
-length, and never a credential.
+length, and never Authorization or a cookie.
 
 Invariant: a ``Field`` is made of one whole line without CR, LF or NUL, with a token for a name.
 """

@@ -41,7 +41,10 @@ def raw_socket(sock: socket) -> RawSocket:
 
 
 class Unsent(Exception):
-    """Not all of what was to be sent soon could be sent at once; ``Readiness.take_unsent`` has the rest."""
+    """Of what was to be sent soon something is left: the kernel did not take it, or bytes or an end came first.
+
+    ``Readiness.take_unsent`` has it.
+    """
 
 
 class _Turns:
@@ -122,7 +125,7 @@ class Readiness:
         return data
 
     def receive(self, limit_bytes: int, first_wait: bool) -> bytes:
-        """Wait for the next bytes; ``b""`` at the end. Raises ``OSError``, and ``Unsent`` when ``send_soon`` failed.
+        """Wait for the next bytes; ``b""`` at the end. Raises ``OSError``, and ``Unsent`` after ``send_soon``.
 
         ``first_wait``: they are not expected to be there, so that a look before the wait would be in vain.
         """

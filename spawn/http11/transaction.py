@@ -78,6 +78,9 @@ class Transaction:
                 raise self._unknown(lost or self._why_ended())
             self._take_in(data)
             left_s = self._head_time_left_s()
+        if head.status == 408 and not (head.keep_alive or self._careful) and self._connection.reused:
+            # Said of the idle connection, before the request reached the node (RFC 9110 §15.5.9).
+            raise Unknown("the node ended an idle connection with 408", reused_and_silent=True)
         return head
 
     def _ask(self, data: bytes) -> str:
@@ -89,6 +92,7 @@ class Transaction:
             rest = self._connection.take_unsent()
             self._written = len(data) - len(rest)
             self._head_deadline_s = math.inf
+            self._careful = True  # something came before the turn, maybe an end or an answer to nothing
             return self._write_all(rest)
         except OSError as error:
             raise self._unknown(text_of(error)) from None
@@ -106,8 +110,6 @@ class Transaction:
         try:
             if data is not None:
                 self._connection.wait_turn()
-            if self._careful and self._connection.reused and not self._written and not self._connection.is_quiet():
-                raise NotSent("the node has closed the connection")  # asked last of all: turns take their time
             if not (self._write_pieces() if data is None else self._write(data)):
                 return ""
             self.sent_all = True
@@ -138,6 +140,8 @@ class Transaction:
         """Write one piece. False when the final head came before it was all written."""
         if self._progress is not None:
             self._progress.resume()
+        if not self._written and self._careful and self._connection.reused and not self._connection.is_quiet():
+            raise NotSent("the node has closed the connection")  # asked last of all: turns and disks take their time
         count = self._connection.send_now(piece)
         self._written += count
         if count < len(piece) and not self._write_rest(memoryview(piece)[count:]):

@@ -41,7 +41,7 @@ class Ended(Exception):
     """A deadline passed; never leaves the function that set it."""
 
 
-def _in_background(function: Callable[..., T], *args: object) -> T:
+def _without_preempting(function: Callable[..., T], *args: object) -> T:
     """Call it in a thread that does not interrupt others (SCHED_BATCH of sched(7)), where the system has such."""
     with contextlib.suppress(OSError, AttributeError):  # forbidden by a sandbox; not Linux
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
@@ -60,7 +60,7 @@ class NativeThreads:
         """Run on one of the threads; blocks the calling greenlet only. The call goes on if that greenlet is killed."""
         if self._pool is None:
             self._pool = ThreadPool(self._size)
-        result: T = call_in(self._pool, _in_background, (function, *args))
+        result: T = call_in(self._pool, _without_preempting, (function, *args))
         return result
 
     def stop(self, deadline_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from socket import SHUT_WR
 
 import gevent
@@ -11,7 +12,10 @@ import pytest
 from gevent import socket
 
 from spawn.errors import Unknown
+from spawn.http11.outgoing import OutgoingRequest
 from spawn.http11.readiness import Readiness, raw_socket
+from spawn.http11.spool import SpooledFile
+from spawn.http11.threads import in_thread
 from tests.support.scriptednode import ClientUnderTest, Peer, ScriptedNode, get, post, read_all, until
 
 
@@ -102,6 +106,49 @@ def test_one_that_ends_before_its_turn_to_send_is_not_sent_on(
         with client.send(node, post(b"2"), on_sent=on_sent) as answer:
             assert read_all(answer) == b"hello"
         assert node.connections == 2
+
+
+def test_one_that_ends_while_a_body_is_read_from_disk_is_not_sent_on(
+    client: ClientUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(b"x" * 400_000)
+    peers: list[Peer] = []
+    ended: list[bool] = []
+
+    def script(peer: Peer) -> None:
+        peers.append(peer)
+        while True:
+            peer.read_request()
+            peer.answer(b"hello")
+
+    def slow_disk(function: Callable[..., object], *arguments: object) -> object:
+        if not ended:
+            ended.append(True)
+            raw_socket(peers[0].sock).shutdown(SHUT_WR)
+        return in_thread(function, *arguments)
+
+    monkeypatch.setattr("spawn.http11.outgoing.in_thread", slow_disk)
+    with ScriptedNode(script) as node:
+        assert client.fetch(node) == (200, b"hello")
+        request = OutgoingRequest(b"PUT", b"/", b"Host: a\r\n", SpooledFile(str(path), 400_000))
+        assert client.fetch(node, request) == (200, b"hello")
+        assert node.connections == 2
+
+
+def test_a_node_that_ends_an_idle_connection_with_408_has_not_answered_a_read() -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.answer(b"hello")
+        peer.read_request()
+        peer.answer(status=b"408 Request Timeout", headers=b"Connection: close\r\n")
+
+    with ClientUnderTest(careful=False) as client, ScriptedNode(script, script) as node:
+        assert client.fetch(node) == (200, b"hello")
+        with pytest.raises(Unknown) as caught:
+            client.fetch(node)
+        assert caught.value.reused_and_silent
+        assert client.fetch(node) == (200, b"hello"), "on a connection of its own it is answered"
 
 
 def test_several_stale_connections_are_passed_over(client: ClientUnderTest) -> None:
