@@ -104,22 +104,22 @@ class Sender:
             self._counters.add("delivery.repeated")
         try:
             answer = self.send(entry, trial.method)
-        except BodyUnreadable as error:
+        except BodyUnreadable as unreadable:
             trial.unreadable += 1
-            if error.lost or trial.unreadable >= trial.limits.attempts_uncertain:
-                raise JournalDamaged(str(error)) from None
-            self._trouble(f"cannot be given update {entry.sequence} ({error})")
+            if unreadable.lost or trial.unreadable >= trial.limits.attempts_uncertain:
+                raise JournalDamaged(str(unreadable)) from None
+            self._trouble(f"cannot be given update {entry.sequence} ({unreadable})")
             return Verdict.RETRY, None
-        except NotSent as error:
+        except NotSent as unsent:
             self._counters.add("delivery.not-sent")
-            self._trouble(f"cannot be reached ({error})")
+            self._trouble(f"cannot be reached ({unsent})")
             return Verdict.RETRY, None
-        except Unknown as error:
+        except Unknown as unknown:
             self._counters.add("delivery.unknown")
-            if not error.reused_and_silent:  # a node that restarts drops its idle connections: no reason to doubt it
-                self._trouble(f"gave no answer to update {entry.sequence} ({error})")
+            if not unknown.reused_and_silent:  # a node that restarts drops its idle connections: no reason to doubt it
+                self._trouble(f"gave no answer to update {entry.sequence} ({unknown})")
             node.in_doubt = True
-            return trial.fate_unknown(node.healthy), 0.0 if error.reused_and_silent else None
+            return trial.fate_unknown(node.healthy), 0.0 if unknown.reused_and_silent else None
         return self._judge(entry, trial, answer)
 
     def carry(self, answer: Answer, spool: Spool | None) -> None:

@@ -111,11 +111,12 @@ class Worker:
         self._stopping = True
         self._retries.close()
         self.wake()
-        if self._greenlet is None:
+        greenlet = self._greenlet
+        if greenlet is None:
             return True
-        self._greenlet.join(timeout=deadline_s)
-        finished = self._greenlet.ready()
-        self._greenlet.kill(block=True, timeout=1.0)
+        greenlet.join(timeout=deadline_s)
+        finished = greenlet.ready()
+        greenlet.kill(block=True, timeout=1.0)
         return finished or self.node.attempts == 0
 
     def offer(self, entry: Entry) -> None:
@@ -158,13 +159,13 @@ class Worker:
                 if entry is not None:
                     self._waits_for_disk = False
                     self._deliver(entry)
-            except (Pruned, JournalDamaged) as error:
-                self._lose_place(error)
+            except (Pruned, JournalDamaged) as lost:
+                self._lose_place(lost)
                 return
-            except JournalSlow as error:  # met while an update is looked up, before it is sent (again)
+            except JournalSlow as slow:  # met while an update is looked up, before it is sent (again)
                 if not self._waits_for_disk:
                     self._waits_for_disk = True
-                    log.error("node %s: deliveries wait: %s", self.node.name, error)
+                    log.error("node %s: deliveries wait: %s", self.node.name, slow)
                 self._begin_again(self.node.in_doubt)
             except JournalError as error:
                 if not self._stopping and not self._journal.broken:

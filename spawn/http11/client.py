@@ -266,12 +266,13 @@ class Answer:
             self._share.decoded(len(data), len(self._ready))
 
     def _end_of_file(self, connection: Connection, timeout_s: float) -> None:
-        assert self._decoder is not None
+        decoder = self._decoder
+        assert decoder is not None
         if connection.woken:
             self._fail("stopped amid the answer")
         elif connection.expired:
             self._fail(f"the answer stalled for {timeout_s:g} s")
-        elif self._decoder.eof():
+        elif decoder.eof():
             self._reusable = False
             self._end(surplus=b"")
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 
 from msgspec import Struct
 
@@ -53,15 +54,15 @@ _LINE = re.compile(rb"(" + TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)")
 class Kind:
     """Fields that say something about the message or its way. Plain numbers: members of an Enum are slow to look up."""
 
-    PLAIN = 0
-    HOST = 1
-    LENGTH = 2
-    CODING = 3
-    CONNECTION = 4
-    EXPECT = 5
-    VIA = 6
-    METHOD_OVERRIDE = 7
-    UNDERSCORE = 8  # in the name: some servers take it for a hyphen
+    PLAIN: Final = 0
+    HOST: Final = 1
+    LENGTH: Final = 2
+    CODING: Final = 3
+    CONNECTION: Final = 4
+    EXPECT: Final = 5
+    VIA: Final = 6
+    METHOD_OVERRIDE: Final = 7
+    UNDERSCORE: Final = 8  # in the name: some servers take it for a hyphen
 
 
 class Field(Struct, frozen=True, gc=False):

@@ -115,9 +115,9 @@ class Transaction:
             self.sent_all = True
             if self._progress is not None:
                 self._progress.written = self._written
-        except BodyUnreadable as error:
-            if self._written and not error.lost:
-                raise Unknown(str(error)) from None
+        except BodyUnreadable as unreadable:
+            if self._written and not unreadable.lost:
+                raise Unknown(str(unreadable)) from None
             raise
         except OSError as error:
             reason = self._why_ended() if self._connection.cut_short else f"while sending: {text_of(error)}"

@@ -122,11 +122,11 @@ def receive_body(
     upload = Upload(make_spool(), room, kind)
     try:
         upload.receive(request)
-    except SpoolFull as error:
+    except SpoolFull as full:
         upload.discard()
-        if not error.disk:
-            raise ProtocolError(413, str(error)) from None
-        turned_away.one(507, str(error), "disk")  # a path is for the operator
+        if not full.disk:
+            raise ProtocolError(413, str(full)) from None
+        turned_away.one(507, str(full), "disk")  # a path is for the operator
         raise ProtocolError(507, "the disk has no room for the body") from None
     except BaseException as error:
         upload.discard()

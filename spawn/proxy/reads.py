@@ -158,8 +158,8 @@ class _Read:
         """The node's answer; None when another node is to be asked, or nobody."""
         try:
             return self._send_once(node, REUSE_IDLE_S)
-        except NotSent as error:
-            self._failed(node, error, 503, "no node can be reached")
+        except NotSent as unsent:
+            self._failed(node, unsent, 503, "no node can be reached")
         except Unknown as error:
             # One node's time-out is answered as such: asking the others would only add their time-outs to it.
             self._may_go_on = self._method in REPEATABLE and not error.timed_out

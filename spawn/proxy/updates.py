@@ -53,18 +53,18 @@ class Updates:
             if time.monotonic() - began_s > RECHECK_S and self._refused(response, settings):
                 return
             self._append(request, lines, key, upload, ticket)
-        except JournalFull as error:
+        except JournalFull as full:
             self._cluster.counters.add("updates.not-taken")
-            if isinstance(error, JournalAtLimit):  # of a full disk the journal says when it begins and ends
-                self._turned_away.one(507, f"{error}; GET /queues tells who still needs what it holds")
-            response.reply(507, f"the update was not taken: {error}")
+            if isinstance(full, JournalAtLimit):  # of a full disk the journal says when it begins and ends
+                self._turned_away.one(507, f"{full}; GET /queues tells who still needs what it holds")
+            response.reply(507, f"the update was not taken: {full}")
             return
         except JournalBroken:
             response.reply(503, "the update's outcome is unknown: the journal has failed while it was written")
             return
-        except JournalSlow as error:
+        except JournalSlow as slow:
             ticket.gone = True
-            response.reply(503, f"the update's outcome is unknown: {error}")
+            response.reply(503, f"the update's outcome is unknown: {slow}")
             return
         except JournalError as error:
             self._cluster.counters.add("updates.not-taken")
