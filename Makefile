@@ -3,22 +3,26 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+COMPILED := .venv-compiled
 ARGS   ?=
 MINUTES ?= 15
 SEED   ?=
 TARGET ?=
 REPLAY ?=
 
-.PHONY: help run test faults soak fuzz bench backlog check format lint types test-deps clean
+.PHONY: help run test compiled test-compiled faults soak fuzz bench backlog check format lint types test-deps clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run        start Spawn in test mode (ARGS='--config=…' passes flags on)"
-	@echo "make test       every test (ARGS='-k name' passes flags on to pytest)"
+	@echo "make test       every test (ARGS='-k name' passes flags on to pytest, and leaves out test-compiled)"
+	@echo "make compiled   build Spawn compiled by mypyc, as a wheel, and install it in $(COMPILED) (needs a C compiler)"
+	@echo "make test-compiled  the tests of what requests run through, with the compiled build"
 	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop and a history)"
 	@echo "make soak       the fault suite's long form (MINUTES=15 SEED=N)"
 	@echo "make fuzz       fuzz the HTTP codec (MINUTES=10 TARGET=request, REPLAY=file shows what one input does)"
-	@echo "make bench      measure Spawn beside nginx and HAProxy (ARGS='--rows=get,post'; needs nginx, haproxy and wrk)"
+	@echo "make bench      measure Spawn, compiled, beside nginx and HAProxy (ARGS='--rows=get,post'; needs nginx, haproxy"
+	@echo "                and wrk; ARGS=--python=$(BIN)/python measures the source)"
 	@echo "make backlog    measure a node that returns with a backlog of 1,000,000 updates (needs nginx and wrk)"
 	@echo "make check      format, lint, types, tests"
 	@echo "make format     let ruff format the code"
@@ -34,6 +38,19 @@ $(BIN)/.tools: $(BIN)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	@touch $@
 
+# pip builds away from the source, but setuptools keeps what it has copied and built in build/.
+$(COMPILED)/.built: setup.py pyproject.toml README.md $(shell find build_support spawn spawnctl init -type f -not -name '*.pyc')
+	[ -x $(COMPILED)/bin/python ] || $(PYTHON) -m venv $(COMPILED)
+	rm -rf build/lib* build/bdist* $(COMPILED)/dist
+	SPAWN_COMPILE=1 $(COMPILED)/bin/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-deps --wheel-dir $(COMPILED)/dist .
+	wheel=$$(ls $(COMPILED)/dist/*.whl) && $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "$$wheel[test]" && $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --force-reinstall --no-deps $$wheel
+	@touch $@
+
+compiled: $(COMPILED)/.built
+
 # With job control Ctrl-C goes to spawnctl alone, else make would end with 130 although spawnctl ended with 0.
 run: $(BIN)/.runtime
 	@if [ -t 0 ]; then set -m; fi; $(BIN)/spawnctl -t $(ARGS)
@@ -43,6 +60,12 @@ test: $(BIN)/.tools
 	elif [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
 	  echo "root on Debian: installing the system programs that some tests use"; $(MAKE) --no-print-directory test-deps; fi
 	$(BIN)/python -m pytest $(ARGS)
+	@if [ -z "$(ARGS)" ]; then $(MAKE) --no-print-directory test-compiled; fi
+
+# From a copy of the tests, beside which there is no source that could be imported instead.
+test-compiled: $(COMPILED)/.built
+	rm -rf $(COMPILED)/copy && mkdir $(COMPILED)/copy && cp -R tests bench docs pyproject.toml README.md $(COMPILED)/copy
+	cd $(COMPILED)/copy && ../bin/python -m pytest --compiled $(or $(ARGS),$(COMPILED_TESTS))
 
 faults: $(BIN)/.tools
 	$(BIN)/python -m pytest tests/e2e/faults $(ARGS)
@@ -57,8 +80,8 @@ fuzz: $(BIN)/.tools
 	$(BIN)/python -m tests.fuzz --minutes=$(MINUTES) $(if $(TARGET),--target=$(TARGET)) \
 	  $(if $(REPLAY),--replay=$(REPLAY)) $(ARGS)
 
-bench: $(BIN)/.runtime
-	@if [ -t 0 ]; then set -m; fi; $(BIN)/python -m bench $(ARGS)
+bench: $(BIN)/.runtime $(COMPILED)/.built
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/python -m bench --python=$(COMPILED)/bin/python $(ARGS)
 
 backlog: $(BIN)/.runtime
 	$(BIN)/python -m bench.backlog $(ARGS)
@@ -84,5 +107,5 @@ test-deps:
 	@sh tests/system-programs.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(COMPILED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "build_support"))
+
+from compiled import extensions  # noqa: E402
+
 match = re.search(r'^__version__ = "([^"]+)"', (HERE / "spawn/__init__.py").read_text("utf-8"), re.M)
 assert match, "spawn/__init__.py names no version"
 
@@ -22,6 +27,7 @@ setup(
     packages=find_packages(include=["spawn", "spawn.*", "spawnctl", "spawnctl.*"]),
     package_data={"spawn": ["py.typed"], "spawnctl": ["py.typed", "init/*"]},
     include_package_data=False,
+    ext_modules=extensions(),
     install_requires=[
         "gevent>=25.4,<27",
         "falcon>=4.0,<5",

@@ -49,6 +49,7 @@ def facts(directory: Path, plan: Plan) -> dict[str, object]:
     return {
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
+        "spawn": _which_spawn(plan.python),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}",
         "python": platform.python_version(),
         "load before": f"{os.getloadavg()[0]:.2f} over one minute",
@@ -56,6 +57,12 @@ def facts(directory: Path, plan: Plan) -> dict[str, object]:
         "rounds": plan.rounds,
         "seconds": plan.seconds,
     }
+
+
+def _which_spawn(python: str) -> str:
+    code = "import spawn; print(spawn.__version__, 'compiled by mypyc' if spawn.COMPILED else 'as source')"
+    found = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True)
+    return found.stdout.strip() or sys.exit(f"{python} has no Spawn: {found.stderr.strip()}")
 
 
 def _file_system(directory: Path) -> str:
@@ -71,6 +78,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", default=",".join(ROWS), help="which, with commas between (all: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each turn")
+    parser.add_argument(
+        "--python", default=sys.executable, help="the interpreter that has the Spawn to be measured (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every turn and every verdict, for programs")
     parser.add_argument("--quick", action="store_true", help="short and few: does it run at all?")
     found = parser.parse_args()
@@ -90,7 +100,9 @@ def main() -> int:
     require("nginx", "haproxy", "wrk")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    plan = Plan(3, 1, 5_000, 500) if chosen.quick else Plan(chosen.rounds, chosen.seconds, 200_000, 10_000)
+    plan = Plan(chosen.rounds, chosen.seconds, 200_000, 10_000, chosen.python)
+    if chosen.quick:
+        plan = Plan(3, 1, 5_000, 500, chosen.python)
     results = []
     with tempfile.TemporaryDirectory(prefix="spawn-bench-") as name:
         known = facts(Path(name), plan)

@@ -125,9 +125,17 @@ class SpawnCandidate(Candidate):
 
 
 def spawn(
-    cores: Cores, directory: Path, nodes: Sequence[int], name: str = "spawn", **settings: object
+    cores: Cores,
+    directory: Path,
+    nodes: Sequence[int],
+    name: str = "spawn",
+    python: str = sys.executable,
+    **settings: object,
 ) -> SpawnCandidate:
-    """``settings`` replace keys of the configuration. A ``state`` directory that is there already is gone on with."""
+    """The Spawn that ``python`` imports; ``settings`` replace keys of the configuration.
+
+    A ``state`` directory that is there already is gone on with.
+    """
     directory.mkdir(exist_ok=True)
     port, api_port = free_port(), free_port()
     config = {
@@ -141,7 +149,7 @@ def spawn(
     }
     path = directory / "spawn.conf"
     path.write_text(json.dumps({**config, **settings}))
-    command = cores.pinned([sys.executable, "-m", "spawnctl", f"--config={path}"])
+    command = cores.pinned([python, "-P", "-m", "spawnctl", f"--config={path}"])
     candidate = SpawnCandidate(name, port, Process(command, directory / "spawn.out"), Api(api_port))
     with candidate.process.ended_on_failure():
         _wait_healthy(candidate)

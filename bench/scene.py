@@ -63,6 +63,7 @@ class Plan:
     seconds: int  # of each turn
     updates: int  # of the backlog that is drained
     idle: int  # clients
+    python: str = sys.executable  # which has the Spawn that is measured
 
 
 class Scene:
@@ -106,7 +107,7 @@ class Scene:
         return ports
 
     def spawn(self, nodes: Sequence[int], name: str = "spawn", **settings: object) -> SpawnCandidate:
-        return self._entered(candidates.spawn(self.cores, self.place(name), nodes, name, **settings))
+        return self._entered(candidates.spawn(self.cores, self.place(name), nodes, name, self.plan.python, **settings))
 
     def nginx(self, nodes: Sequence[int], name: str = "nginx", extra: str = "") -> Candidate:
         return self._entered(candidates.nginx_proxy(self.cores, self.place(name), nodes, name, extra))

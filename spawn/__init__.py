@@ -12,13 +12,19 @@ if TYPE_CHECKING:
     from spawn.config import Config
     from spawn.service import Service
 
-__all__ = ["Config", "Service", "__version__"]
+    COMPILED: bool  # whether what requests run through is compiled by mypyc (docs/installation.md)
+
+__all__ = ["COMPILED", "Config", "Service", "__version__"]
 __version__ = "1.0.0"
 __date__ = "2026-11-23"  # of the release
 
 
 def __getattr__(name: str) -> Any:
-    """Import the two public names when they are first used (PEP 562)."""
+    """Import the public names when they are first used (PEP 562)."""
+    if name == "COMPILED":
+        from spawn import counters
+
+        return not counters.__file__.endswith(".py")
     if name == "Config":
         from spawn.config import Config
 

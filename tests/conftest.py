@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spawn.http11 import wire
 from tests.support.cluster import Cluster, Settings
 from tests.support.processes import MARK, Processes, leftovers, session_mark
 
@@ -16,16 +17,30 @@ SUITES = ("unit", "contract", "wire", "service", "e2e")  # quick ones first
 SHOWN_LINES = 80
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compiled", action="store_true", help="test Spawn as mypyc has compiled it, else fail")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--compiled") and not wire.__file__.endswith(".so"):
+        raise pytest.UsageError(f"{wire.__file__} is not compiled")
+    config.addinivalue_line(
+        "markers",
+        "patches_source: replaces functions or methods that compiled code has bound, so --compiled leaves it out",
+    )
     config.addinivalue_line("markers", "needs(*programs): system programs; skipped without them, failed under CI=true")
     os.environ[MARK] = session_mark()  # what any test starts can be found at the end
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     def suite(item: pytest.Item) -> int:
         return next((n for n, name in enumerate(SUITES) if name in item.path.parts), -1)
 
     items.sort(key=suite)
+    if config.getoption("--compiled"):
+        left_out = [item for item in items if item.get_closest_marker("patches_source")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

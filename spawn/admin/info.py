@@ -26,7 +26,7 @@ class Info(Readable):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         runtime = {
             "CPU": os.cpu_count() or 1,
-            "Compiler": f"{platform.python_implementation()} {platform.python_version()}",
+            "Compiler": _compiler(self._settings.compiled),
             "Memory": f"{resident_bytes() / MEBIBYTE:.2f}MB",
             "Threads": native_threads(),
         }
@@ -57,6 +57,11 @@ class CountersPage(Readable):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         rows = [{"name": name, "value": value} for name, value in sorted(self._backend.counters().items())]
         reply_results(req, resp, rows)
+
+
+def _compiler(compiled: bool) -> str:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, mypyc" if compiled else python
 
 
 def resident_bytes() -> int:

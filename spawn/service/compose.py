@@ -298,6 +298,7 @@ class Service:
         return AdminSettings(
             version=spawn.__version__,
             release_date=spawn.__date__,
+            compiled=spawn.COMPILED,
             listeners=(self.proxy_address, self.api_address),
             own_hosts=(socket.gethostname(),),
             hosts=(config.api.host, *config.api.hosts),
@@ -333,8 +334,9 @@ class Service:
         config = self.config
         serving = sum(node.state is NodeState.SERVING for node in self._registry.nodes)
         log.info(
-            "Spawn %s serves on %s, its API on %s; %d of %d nodes are serving, the journal is at update %d",
+            "Spawn %s%s serves on %s, its API on %s; %d of %d nodes are serving, the journal is at update %d",
             spawn.__version__,
+            " (compiled)" if spawn.COMPILED else "",
             authority(self.proxy_address),
             authority(self.api_address),
             serving,
