@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
 REQUIREMENTS = ("mypy[mypyc]>=2.4,<3", "types-gevent>=25.9", "msgspec")  # the latter two for their types
 
 # What every request and every delivery runs through, as one group: calls within it cost next to nothing, and what is
@@ -84,6 +84,9 @@ def extensions() -> list[Any]:
     compiler = os.environ.get("CC", "cc").split()[0]
     if shutil.which(compiler) is None:
         sys.exit(f"SPAWN_COMPILE=1 needs a C compiler, and {compiler} is not here (Debian: apt install gcc)")
+    headers = Path(sysconfig.get_paths()["include"])
+    if not (headers / "Python.h").exists():
+        sys.exit(f"SPAWN_COMPILE=1 needs Python's headers, and {headers} has none (Debian: apt install python3-dev)")
     paths = [name.replace(".", "/") + ".py" for name in MODULES]
     made: list[Any] = mypycify(["--config-file=build_support/mypy.ini", *paths], opt_level="2", group_name="spawn")
     return made

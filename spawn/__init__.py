@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spawn.config import Config
     from spawn.service import Service
 
-    COMPILED: bool  # whether what requests run through is compiled by mypyc (docs/installation.md)
+    COMPILED: bool  # whether what requests run through is compiled by mypyc (README.md)
 
 __all__ = ["COMPILED", "Config", "Service", "__version__"]
 __version__ = "1.0.0"

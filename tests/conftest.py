@@ -26,7 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{wire.__file__} is not compiled")
     config.addinivalue_line(
         "markers",
-        "patches_source: replaces functions or methods that compiled code has bound, so --compiled leaves it out",
+        "patches_source: replaces what compiled code has bound (functions, methods, or objects by others of their "
+        "shape), so --compiled leaves it out",
     )
     config.addinivalue_line("markers", "needs(*programs): system programs; skipped without them, failed under CI=true")
     os.environ[MARK] = session_mark()  # what any test starts can be found at the end

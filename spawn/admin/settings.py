@@ -13,9 +13,9 @@ class AdminSettings:
 
     version: str
     release_date: str  # YYYY-MM-DD
-    compiled: bool = False  # Spawn itself, by mypyc
     listeners: tuple[Listener, ...] = ()  # Spawn's own: none of them may become a node
     own_hosts: tuple[str, ...] = ()  # further names and addresses of this machine, for listeners on all addresses
     hosts: tuple[str, ...] = ()  # ``api.host`` and ``api.hosts``: accepted in Host beside IP literals and localhost
     origins: tuple[str, ...] = ()  # ``api.origins``: get CORS headers and may change state
     via: bytes = b""  # this Spawn's name in Via; a request that bears it came in through the proxy
+    compiled: bool = False  # Spawn itself, by mypyc

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import gevent
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -358,7 +359,7 @@ class FleetModel(RuleBasedStateMachine):
         assert bool(speakers) or not sure
 
 
-TestFleetModel = FleetModel.TestCase
+TestFleetModel = pytest.mark.patches_source(FleetModel.TestCase)
 TestFleetModel.settings = settings(
     max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -236,6 +236,10 @@ class TestInfo:
         assert runtime["Compiler"] == f"{platform.python_implementation()} {platform.python_version()}"
         assert 5 < float(runtime["Memory"].removesuffix("MB")) < 5000
 
+    def test_it_says_whether_spawn_is_compiled(self) -> None:
+        with serving(seeded(), replace(SETTINGS, compiled=True)) as compiled:
+            assert compiled("GET", "/info").json["Spawn Sync Service"]["Runtime"]["Compiler"].endswith(", mypyc")
+
 
 class TestList:
     @pytest.mark.parametrize(

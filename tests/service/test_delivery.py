@@ -537,6 +537,7 @@ def test_an_idempotent_update_is_sent_again_whatever_the_choice(tmp_path: Path, 
 # --- errors in Spawn itself
 
 
+@pytest.mark.patches_source
 def test_an_error_in_spawn_does_not_end_a_nodes_deliveries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

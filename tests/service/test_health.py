@@ -81,6 +81,7 @@ def test_only_the_beginning_of_an_endless_answer_is_looked_at(tmp_path: Path) ->
         assert cluster.live(node).state is NodeState.SERVING
 
 
+@pytest.mark.patches_source
 def test_a_node_that_returns_is_tried_without_waiting_for_the_back_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

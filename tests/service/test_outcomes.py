@@ -173,6 +173,7 @@ DATE = ("Date", "Mon, 23 Nov 2026 12:00:00 GMT")
         ((), 0, 0.25),
     ],
 )
+@pytest.mark.patches_source
 def test_when_not_now_is_over(
     tmp_path: Path, pauses: list[float], headers: tuple[tuple[str, str], ...], least_s: float, most_s: float
 ) -> None:
@@ -184,6 +185,7 @@ def test_when_not_now_is_over(
     assert least_s <= pauses[0] <= most_s
 
 
+@pytest.mark.patches_source
 def test_the_back_off_doubles_and_a_success_resets_it(
     tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_strict_waits_as_long_as_fresh_does(tmp_path: Path) -> None:
         assert read.get(timeout=6).body == b"b"
 
 
+@pytest.mark.patches_source
 def test_reads_that_wait_cost_nothing_while_a_node_works_off_its_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

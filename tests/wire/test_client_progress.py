@@ -124,6 +124,7 @@ def test_a_quick_node_and_a_small_body_are_not_spoken_of(
     assert not said
 
 
+@pytest.mark.patches_source
 def test_a_slow_disk_of_ours_is_not_the_nodes_fault(client: ClientUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FLOOR, 40 * MIB)
     said: list[str] = []

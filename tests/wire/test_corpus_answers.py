@@ -177,6 +177,7 @@ def test_a_body_until_close_that_is_cut_is_reset_for_a_client_of_1_0(site: Site)
                 pass
 
 
+@pytest.mark.patches_source
 def test_pieces_arrive_one_by_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests above would try one and the same way three times."""
     received: list[bytes] = []

@@ -204,6 +204,7 @@ def check_request(case: RequestCase, request: RawRequest) -> None:
     assert all(wanted in arrived for wanted in case.headers), request.headers  # in this order
 
 
+@pytest.mark.patches_source
 def test_pieces_arrive_one_by_one(sites: Callable[[Mapping[str, int]], Site], monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests above would try one and the same way three times."""
     received: list[bytes] = []

@@ -15,6 +15,8 @@ import pytest
 
 from tests.fuzz.campaign import TARGETS, NoFuzzer, Report, fuzz, load, replay
 
+# What an answer is passed on through there only looks like what compiled code knows.
+FUZZED = [pytest.param(name, marks=[pytest.mark.patches_source] if name == "answer" else []) for name in TARGETS]
 SECONDS = {"request": 30, "answer": 20, "chunks": 10}  # in proportion to what there is to reach
 
 
@@ -28,7 +30,7 @@ def run(target: str, seconds: int, kept: Path) -> Report:
         pytest.skip(str(missing))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FUZZED)
 def test_the_seeds_hold(target: str) -> None:
     for seed in load(target).SEEDS:
         load(target).check(seed)
@@ -41,7 +43,7 @@ def test_the_first_line_states_the_invariant(target: str) -> None:
     assert str(ast.get_docstring(ast.parse(source))).partition("\n")[0].endswith(".")
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FUZZED)
 def test_fuzzing_finds_nothing(target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = run(target, SECONDS[target], tmp_path)
     with capfd.disabled():
