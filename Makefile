@@ -8,7 +8,7 @@ COMPILED := .venv-compiled
 COMPILED_TESTS := tests/wire tests/service tests/e2e/test_kill_spawn.py tests/e2e/test_compiled.py \
   --ignore=tests/wire/test_fuzz.py --ignore=tests/wire/test_slow_clients.py --ignore=tests/wire/test_client_resolver.py \
   --ignore=tests/service/test_hung_disk.py --ignore=tests/service/test_backup.py \
-  --deselect=tests/service/test_admin_openapi.py
+  --ignore-glob='tests/service/test_admin_*'
 ARGS   ?=
 MINUTES ?= 15
 SEED   ?=
