@@ -9,7 +9,7 @@ COMPILED := .venv-compiled
 NOT_COMPILED := wire/test_fuzz wire/test_slow_clients wire/test_client_resolver wire/test_faithful_spools \
   service/test_admin_* service/test_backup service/test_embedding service/test_health service/test_hung_disk \
   service/test_node_changes service/test_reload service/test_start service/test_verbs
-COMPILED_TESTS := tests/wire tests/service tests/e2e/test_compiled.py \
+COMPILED_TESTS := tests/wire tests/service tests/e2e/test_compiled_build.py \
   tests/e2e/test_kill_spawn.py::test_nothing_acknowledged_is_lost_when_spawn_is_killed \
   $(NOT_COMPILED:%=--ignore-glob='tests/%.py')
 ARGS   ?=
