@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 
 from spawn.config.schema import Timeouts
 from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
@@ -24,7 +23,6 @@ from spawn.proxy.turnedaway import TurnedAway
 
 log = logging.getLogger("spawn.proxy")
 
-RECHECK_S = 0.1  # when a body took longer to come, it is asked again whether updates can be taken
 READY_BYTES = 65_536  # of the answer's body; a shorter one is complete before its head is passed on
 READY_S = 1.0
 READY_OPEN_S = 0.05  # the same for an answer of unknown length: it may be endless, and its first bytes are waited for
@@ -46,11 +44,10 @@ class Updates:
             return
         key = _key(request.head)
         lines = forward_request_headers(request, settings.trusted, self._cluster.via)
-        began_s = time.monotonic()
         upload = self._receive(request)
         ticket = Ticket()
         try:
-            if time.monotonic() - began_s > RECHECK_S and self._refused(response, settings):
+            if upload is not None and self._refused(response, settings):  # again: the body may have taken minutes
                 return
             self._append(request, lines, key, upload, ticket)
         except JournalFull as full:
