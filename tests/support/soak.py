@@ -215,8 +215,9 @@ def run_to_its_end(command: Sequence[str], output: IO[str], timeout_s: float) ->
     """The exit code. Tests are never killed at once: they have processes of their own, and end them.
 
     They are a process group of their own, so that Ctrl-C reaches them once, through us: a second one would cut short
-    what the first has begun.
+    what the first has begun. What we start in the background may have been told to ignore it, which they would inherit.
     """
+    command = ["env", "--default-signal=INT", *command]
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, process_group=0)
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
