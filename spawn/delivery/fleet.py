@@ -474,29 +474,6 @@ class Fleet:
         positions = [node.position for node in self.registry.nodes if node.state is NodeState.SERVING]
         return head - max(positions) if positions else 0
 
-    def unsettled(self) -> dict[str, str]:
-        """Active nodes that have not, or not surely, applied every update; by name, with the reason."""
-        head = self.journal.head
-        found = {}
-        for node in self.registry.nodes:
-            reasons = []
-            if node.out_of_sync:
-                reasons.append("is out of sync")
-            elif node.position < head:
-                reasons.append(f"has still to get {counted(head - node.position)}")
-            if node.refused:
-                reasons.append(f"was given {counted(node.refused)} in vain")
-            if node.diverged:
-                reasons.append("differs from the others")
-            if reasons and node.record.active:
-                found[node.name] = " and ".join(reasons)
-        return found
-
-    def backlog(self) -> dict[str, int]:
-        """Updates that each active node has yet to get, by name."""
-        head = self.journal.head
-        return {node.name: head - node.position for node in self.registry.nodes if node.record.active}
-
 
 def _was_cut(node: Node) -> None:
     """Its worker was stopped in the middle of a delivery."""

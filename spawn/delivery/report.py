@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import gevent
 
 from spawn.delivery.fleet import Fleet
+from spawn.delivery.texts import counted
 from spawn.delivery.types import ActionTaken, NodeFate, QueueStatus, UpdateFate, UpdateStatus
 from spawn.errors import JournalSlow, Pruned
 from spawn.journal.base import Fate, Outcome
@@ -117,3 +118,28 @@ def _status(node: Node, fate: Fate) -> UpdateStatus:
     if node.in_doubt and node.position + 1 == fate.sequence:
         return UpdateStatus.UNKNOWN
     return UpdateStatus.PENDING
+
+
+def unsettled(fleet: Fleet) -> dict[str, str]:
+    """Active nodes that have not, or not surely, applied every update; by name, with the reason."""
+    head = fleet.journal.head
+    found = {}
+    for node in fleet.registry.nodes:
+        reasons = []
+        if node.out_of_sync:
+            reasons.append("is out of sync")
+        elif node.position < head:
+            reasons.append(f"has still to get {counted(head - node.position)}")
+        if node.refused:
+            reasons.append(f"was given {counted(node.refused)} in vain")
+        if node.diverged:
+            reasons.append("differs from the others")
+        if reasons and node.record.active:
+            found[node.name] = " and ".join(reasons)
+    return found
+
+
+def backlog(fleet: Fleet) -> dict[str, int]:
+    """Updates that each active node has yet to get, by name."""
+    head = fleet.journal.head
+    return {node.name: head - node.position for node in fleet.registry.nodes if node.record.active}

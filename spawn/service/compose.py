@@ -30,7 +30,7 @@ from spawn.delivery.changes import Changes
 from spawn.delivery.electorate import Electorate
 from spawn.delivery.fleet import Fleet
 from spawn.delivery.freshness import Freshness
-from spawn.delivery.report import Report
+from spawn.delivery.report import Report, backlog, unsettled
 from spawn.delivery.retention import Retention
 from spawn.delivery.worker import Worker, WorkerEvents
 from spawn.errors import ConfigError, JournalBroken, JournalError, ProtocolError, SpawnError, StartError
@@ -115,11 +115,11 @@ class Service:
 
     def backlog(self) -> dict[str, int]:
         """Updates that each active node has yet to get, by ``host:port``."""
-        return self._fleet.backlog()
+        return backlog(self._fleet)
 
     def unsettled(self) -> dict[str, str]:
         """Active nodes that have not, or not surely, applied every update, by ``host:port``, and why in a few words."""
-        return self._fleet.unsettled()
+        return unsettled(self._fleet)
 
     def backup(self) -> Backup:
         """Copy the state beside the traffic; see ``spawn.service.backup``. Raises ``JournalError`` in one line."""
