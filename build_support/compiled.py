@@ -6,6 +6,7 @@ win over it without a word.
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import sys
@@ -18,10 +19,10 @@ REQUIREMENTS = ("mypy[mypyc]>=2.4,<3", "types-gevent>=25.9", "msgspec")  # the l
 # What every request and every delivery runs through, as one group: calls within it cost next to nothing, and what is
 # not measured in a request's time is not worth a compiler. Not compiled are
 #
-# * what waits for the kernel, threads or disks and decides little (server, binding, resolver, threads, spool, the
-#   journal), what runs a few times a second (health, admin, service) or once (config);
-# * modules that subclass C types of others, and those of pure data, where a class of Python does as well:
-#   delivery.types and journal.base.
+# * what waits for the kernel, threads or disks and decides little (server, binding, resolver, threads), what runs a few
+#   times a second (health, admin, service) or once (config);
+# * modules that subclass C types of others, and those of pure data, where a class of Python does as well: message,
+#   field, nodes.node, journal.base, journal.page, delivery.types. Besides, a struct would lose its options.
 MODULES = (
     "spawn.counters",
     "spawn.http11.bodies",
@@ -33,24 +34,33 @@ MODULES = (
     "spawn.http11.fairness",
     "spawn.http11.fields",
     "spawn.http11.forwarding",
-    "spawn.http11.message",
     "spawn.http11.outgoing",
     "spawn.http11.progress",
     "spawn.http11.readiness",
     "spawn.http11.serving",
+    "spawn.http11.spool",
     "spawn.http11.transaction",
     "spawn.http11.wire",
+    "spawn.journal.accounting",
+    "spawn.journal.checksums",
+    "spawn.journal.committer",
+    "spawn.journal.database",
+    "spawn.journal.notes",
+    "spawn.journal.sqlite",
+    "spawn.journal.stamps",
     "spawn.nodes.balance",
     "spawn.delivery.answers",
     "spawn.delivery.attempt",
     "spawn.delivery.declarations",
     "spawn.delivery.electorate",
     "spawn.delivery.feed",
+    "spawn.delivery.fleet",
     "spawn.delivery.freshness",
     "spawn.delivery.outage",
     "spawn.delivery.outgoing",
     "spawn.delivery.pace",
     "spawn.delivery.policy",
+    "spawn.delivery.skips",
     "spawn.delivery.worker",
     "spawn.proxy.bodies",
     "spawn.proxy.context",
@@ -64,6 +74,12 @@ MODULES = (
 # Commands of setuptools that leave extension modules among the source.
 IN_PLACE = {"editable_wheel", "develop", "--inplace", "-i"}
 BUILDING = {"bdist_wheel", "build", "build_ext", "install"} | IN_PLACE
+
+
+def options_lost(source: str) -> list[str]:
+    """Classes with keywords, such as ``frozen=True`` of a msgspec struct: compiled, they would be without."""
+    nodes = ast.walk(ast.parse(source))
+    return [node.name for node in nodes if isinstance(node, ast.ClassDef) and node.keywords]
 
 
 def asked_for() -> bool:
@@ -88,5 +104,7 @@ def extensions() -> list[Any]:
     if not (headers / "Python.h").exists():
         sys.exit(f"SPAWN_COMPILE=1 needs Python's headers, and {headers} has none (Debian: apt install python3-dev)")
     paths = [name.replace(".", "/") + ".py" for name in MODULES]
+    if lost := [found for path in paths for found in options_lost(Path(path).read_text("utf-8"))]:
+        sys.exit(f"mypyc drops what a class statement says besides its bases; not to be compiled: {', '.join(lost)}")
     made: list[Any] = mypycify(["--config-file=build_support/mypy.ini", *paths], opt_level="2", group_name="spawn")
     return made

@@ -24,7 +24,7 @@ from spawn.http11.client import Answer, Client
 from spawn.http11.message import get
 from spawn.http11.outgoing import BodyUnreadable
 from spawn.http11.spool import Spool, SpoolClosed, SpoolFull
-from spawn.journal.base import Entry, Journal
+from spawn.journal.base import Entry, FileBody, Journal
 from spawn.nodes.node import Node
 
 log = logging.getLogger("spawn.delivery")
@@ -87,13 +87,17 @@ class Sender:
                 request,
                 progress_timeout_s=settings.timeouts.deliver,
                 max_idle_s=REUSE_IDLE_S if method in IDEMPOTENT else REUSE_IDLE_STRICT_S,
-                on_sent=lambda: self._board.sent(entry.sequence),
+                on_sent=self._on_sent(entry),
                 on_slow=lambda so_far: self._slow(entry.sequence, so_far),
             )
         finally:
             node.slow = ""
         self._no_longer_slow(entry.sequence)
         return answer
+
+    def _on_sent(self, entry: Entry) -> Callable[[], None] | None:
+        """A client is given time for a large body to reach a node; a small one is there in no time."""
+        return (lambda: self._board.sent(entry.sequence)) if isinstance(entry.body, FileBody) else None
 
     def attempt(self, entry: Entry, trial: Trial) -> tuple[Verdict, float | None]:
         """Send once. The verdict, and how long to wait when it is to try again (None: the back-off's wait)."""

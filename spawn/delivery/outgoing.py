@@ -6,21 +6,19 @@ application can recognise a repeat, and can make identical ids and dates on ever
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from spawn.http11.forwarding import method_override_in, replace_headers
-from spawn.http11.outgoing import OutgoingRequest
+from spawn.http11.message import OutgoingRequest
 from spawn.journal.base import Entry
 
 
 def spawn_time(time_s: float) -> str:
     """RFC 3339 in UTC with microseconds, such as ``2026-11-23T21:00:41.250000Z``."""
-    fraction, second = math.modf(time_s)
-    carry, microsecond = divmod(round(fraction * 1_000_000), 1_000_000)
-    return f"{_second(int(second) + carry)}.{microsecond:06d}Z"
+    second, microsecond = divmod(round(time_s * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microsecond:06d}Z"
 
 
 @lru_cache(maxsize=16)

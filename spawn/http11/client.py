@@ -30,8 +30,8 @@ from spawn.errors import AnswerCut, NotSent, ProtocolError
 from spawn.http11.connection import RECEIVE_BYTES, Connection, IdlePool, connect
 from spawn.http11.deadlines import Deadlines
 from spawn.http11.fairness import Share
-from spawn.http11.message import ResponseHead
-from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest
+from spawn.http11.message import OutgoingRequest, ResponseHead
+from spawn.http11.outgoing import BodyUnreadable
 from spawn.http11.resolver import Resolver
 from spawn.http11.transaction import Transaction, text_of
 from spawn.http11.wire import BadAnswer, decoder_for

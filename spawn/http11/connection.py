@@ -22,7 +22,7 @@ import struct
 import termios
 import time
 from select import POLLIN, POLLOUT
-from socket import IPPROTO_TCP, MSG_PEEK, SHUT_RDWR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
+from socket import IPPROTO_TCP, SHUT_RDWR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
 
 from gevent import socket
 from gevent.select import poll
@@ -88,15 +88,7 @@ class Connection:
         ``now``: ask the kernel in any case, else what the event loop saw when it last looked will do, which costs
         nothing. What it saw may be the end of the last answer, read since without a wait: then only the kernel knows.
         """
-        if not (now or self._readiness.unasked):
-            return True
-        try:
-            self._raw.recv(1, MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return not (now or self._readiness.unasked) or self._readiness.is_quiet()
 
     def receive_now(self) -> bytes | None:
         """What has arrived, ``b""`` at the end, None when there is nothing yet. Raises ``OSError``."""
@@ -120,10 +112,13 @@ class Connection:
             if watch.expired:
                 self.expired = True
 
-    def ask(self, data: bytes, timeout_s: float) -> bytes:
-        """Send something small and ``receive``. Raises ``Unsent`` too: ``take_unsent`` has what is left to send."""
+    def ask(self, data: bytes, timeout_s: float, only_if_quiet: bool) -> bytes:
+        """Send something small and ``receive``. Raises ``Unsent`` too: ``take_unsent`` has what is left to send.
+
+        ``only_if_quiet``: not a byte is sent unless the connection ``is_quiet`` at that moment.
+        """
         self.in_order = False
-        self._readiness.send_soon(data)
+        self._readiness.send_soon(data, only_if_quiet)
         return self.receive(timeout_s, first_wait=True)
 
     def take_unsent(self) -> bytes:

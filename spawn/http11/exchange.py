@@ -21,7 +21,7 @@ from typing import Protocol
 from spawn.errors import ClientGone, ProtocolError, SpawnError
 from spawn.http11.bodies import LAST_CHUNK, BodyDecoder
 from spawn.http11.channel import MIN_BYTES_PER_S, RECEIVE_BYTES, Channel, TimedOut
-from spawn.http11.fields import Header
+from spawn.http11.field import Header
 from spawn.http11.message import RequestHead, render
 
 DRAIN_BYTES = 65_536  # of a body nobody read are swallowed to keep a connection; beyond that a new one is cheaper

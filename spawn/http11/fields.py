@@ -14,9 +14,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from msgspec import Struct
-
-Header = tuple[bytes, bytes]
+from spawn.http11.field import Field
 
 MAX_REMEMBERED = 2_048
 MAX_REMEMBERED_BYTES = 256  # of one line
@@ -63,23 +61,6 @@ class Kind:
     VIA: Final = 6
     METHOD_OVERRIDE: Final = 7
     UNDERSCORE: Final = 8  # in the name: some servers take it for a hyphen
-
-
-class Field(Struct, frozen=True, gc=False):
-    """One field line."""
-
-    name: bytes  # in lower case
-    value: bytes  # without the white space around it
-    line: bytes  # as it goes on, with the name's case as it came, ended by CRLF
-    kind: int  # of ``Kind``
-    to_node: bool  # whether it goes on, unless Connection names it
-    to_client: bool
-    claim: bool  # goes on to a node when it comes from a trusted proxy
-
-    @property
-    def header(self) -> Header:
-        """Name, as it came, and value."""
-        return self.line[: len(self.name)], self.value
 
 
 def make_field(name: bytes, value: bytes) -> Field:

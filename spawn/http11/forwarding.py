@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from spawn.errors import ProtocolError
-from spawn.http11.fields import METHOD_OVERRIDES, Field, Kind
+from spawn.http11.field import Field
+from spawn.http11.fields import METHOD_OVERRIDES, Kind
 from spawn.http11.message import Request, RequestHead, ResponseHead
 
 # Connection may not name these: a client that could have them removed could hide whom it is or what it asks for from

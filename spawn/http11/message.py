@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from spawn.http11.fields import Field, Header
+from spawn.http11.field import Field, Header
 
 Headers = list[Header]
 
@@ -68,6 +68,25 @@ class ResponseHead(Struct):
     def headers(self) -> Headers:
         """As of a ``RequestHead``."""
         return [field.header for field in self.fields]
+
+
+class BodyFile(Protocol):
+    """A request's body in a file."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+class OutgoingRequest(Struct, frozen=True):
+    """A request as it goes out. ``headers`` are whole lines with Host and without framing; body None: no framing."""
+
+    method: bytes
+    target: bytes
+    headers: bytes
+    body: bytes | BodyFile | None = None
 
 
 class BodyReader(Protocol):

@@ -8,34 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import Protocol
-
-from msgspec import Struct
 
 from spawn.errors import NotSent
+from spawn.http11.message import BodyFile, OutgoingRequest
 from spawn.http11.spool import DiskFile
 from spawn.http11.threads import in_thread
 
 PIECE_BYTES = 262_144  # what is read of a body file at a time
-
-
-class BodyFile(Protocol):
-    """A request's body in a file."""
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-
-class OutgoingRequest(Struct, frozen=True):
-    """A request as it goes out. ``headers`` are whole lines with Host and without framing; body None: no framing."""
-
-    method: bytes
-    target: bytes
-    headers: bytes
-    body: bytes | BodyFile | None = None
 
 
 class BodyUnreadable(NotSent):

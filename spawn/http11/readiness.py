@@ -17,13 +17,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from select import POLLIN
 from typing import Any, Protocol
 
 from gevent import get_hub, getcurrent
 from gevent.hub import Hub
+from gevent.monkey import get_original
 from gevent.socket import socket
 
 _READ = 1  # what libev calls it
+_poll = get_original("select", "poll")  # whatever the embedding program has patched
 
 
 class RawSocket(Protocol):
@@ -31,6 +34,7 @@ class RawSocket(Protocol):
 
     def recv(self, limit_bytes: int, flags: int = 0, /) -> bytes: ...
     def send(self, data: bytes | memoryview, /) -> int: ...
+    def fileno(self) -> int: ...
     def shutdown(self, how: int, /) -> None: ...
 
 
@@ -95,8 +99,8 @@ def _turns_of(hub: Hub) -> _Turns:
 class Readiness:
     """Of one socket."""
 
-    __slots__ = ("_add_turn", "_hub_switch", "_receive", "_resume", "_send", "_started", "_stuck", "_watcher",
-                 "unasked", "unsent", "wait_turn")  # fmt: skip
+    __slots__ = ("_add_turn", "_hub_switch", "_look", "_only_if_quiet", "_receive", "_resume", "_send", "_started",
+                 "_stuck", "_watcher", "unasked", "unsent", "wait_turn")  # fmt: skip
 
     def __init__(self, sock: socket) -> None:
         raw, hub = raw_socket(sock), get_hub()
@@ -108,15 +112,25 @@ class Readiness:
         self._started = False
         self._resume: Callable[[], Any] | None = None  # the greenlet that waits
         self.unsent = b""  # what is to be sent soon
+        self._only_if_quiet = False
         self._stuck = False  # its turn has come in vain, and nobody was waiting
+        look = _poll()
+        look.register(raw.fileno(), POLLIN)
+        self._look = look.poll
         self.unasked = False  # bytes, an end or an error came since the last wait, and nobody was waiting
 
-    def send_soon(self, data: bytes) -> None:
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to be read now, as the kernel knows it: no byte, no end of file, no error."""
+        return not self._look(0)
+
+    def send_soon(self, data: bytes, only_if_quiet: bool = False) -> None:
         """Have ``data`` sent in its turn, without waiting for that: for whoever receives next.
 
-        Until then whoever does anything else with the socket takes back what is ``unsent`` first.
+        Until then whoever does anything else with the socket takes back what is ``unsent`` first. ``only_if_quiet``:
+        nothing is sent when, right before, something is there to be read.
         """
         self.unsent = data
+        self._only_if_quiet = only_if_quiet
         self._add_turn(self._send_now)
 
     def take_unsent(self) -> bytes:
@@ -173,8 +187,9 @@ class Readiness:
     def _send_now(self) -> None:
         data = self.unsent
         if data:
-            with suppress(OSError):  # the kernel takes nothing now, or never more; whoever sends the rest will see
-                data = data[self._send(data) :]
+            if not self._only_if_quiet or self.is_quiet():
+                with suppress(OSError):  # the kernel takes nothing now, or never more; whoever sends the rest will see
+                    data = data[self._send(data) :]
             self.unsent = data
             if data:
                 if self._resume is not None:

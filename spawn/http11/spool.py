@@ -135,24 +135,26 @@ class MemoryBudget:
 class Spool:
     """One body. ``limit_bytes`` bounds its size, ``memory_bytes`` how much of it may stay in memory."""
 
+    # What a small body never changes is not set for each of them.
+    size = 0  # bytes accepted so far
+    complete = False
+    failed = ""  # why the body will never be complete
+    _budgeted = 0
+    _tail: bytearray | bytes = b""
+    _on_disk = 0
+    _file: DiskFile | None = None
+    _released = False
+    _discarded = False
+    _waiters: tuple[Event, ...] = ()
+    _disk_lock: BoundedSemaphore  # made with the file
+
     def __init__(self, directory: str, memory_bytes: int, limit_bytes: int, budget: MemoryBudget | None = None) -> None:
         budget = budget or MemoryBudget(sys.maxsize)
         budget.writers += 1
-        self.size = 0  # bytes accepted so far
-        self.complete = False
-        self.failed = ""  # why the body will never be complete
         self._directory = directory
         self._memory_bytes = memory_bytes
         self._limit_bytes = limit_bytes
         self._budget = budget
-        self._budgeted = 0
-        self._tail: bytearray | bytes = bytearray()
-        self._on_disk = 0
-        self._file: DiskFile | None = None
-        self._released = False
-        self._discarded = False
-        self._disk_lock = BoundedSemaphore(1)
-        self._waiters: list[Event] = []
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +187,13 @@ class Spool:
             raise SpoolFull(f"the body is larger than {self._limit_bytes} bytes", disk=False)
         if self._file is None and not self._fits(len(data)):
             self._file = DiskFile(self._new_path(), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        self._tail += data
+            self._disk_lock = BoundedSemaphore(1)
+        if not self._tail:
+            self._tail = data
+        elif isinstance(self._tail, bytes):
+            self._tail = bytearray().join((self._tail, data))
+        else:
+            self._tail += data
         self.size += len(data)
         self._wake()
         if self._file is not None and (len(self._tail) >= FLUSH_BYTES or not self._reserve(len(data))):
@@ -198,7 +206,7 @@ class Spool:
         self._check_open()
         if self._file is not None:
             self._flush(self._file)
-        if self._file is None:
+        if self._file is None and not isinstance(self._tail, bytes):
             self._tail = bytes(self._tail)  # so that nobody who wants the content makes a copy of its own
         self.complete = True
         self._budget.writers -= 1
@@ -221,11 +229,12 @@ class Spool:
 
     def release_file(self) -> str:
         """Hand the file to a new owner and return its path; readers of it find no more."""
-        if self._file is None or not self.complete:
+        file = self._file
+        if file is None or not self.complete:
             raise ValueError("only a complete body that is in a file can be handed over")
         self._released = True
-        in_thread(self._file.close)
-        return self._file.path
+        in_thread(file.close)
+        return file.path
 
     def reader(self, stall_timeout_s: float = STALL_S) -> SpoolReader:
         """A reader from the start. It waits at most ``stall_timeout_s`` for the writer at a time."""
@@ -244,7 +253,8 @@ class Spool:
         if self._discarded:
             return
         self._discarded = True
-        self._give_back()
+        if self._budgeted:
+            self._give_back()
         self._tail = b""
         if self._file is not None and not self._released:
             in_thread(self._file.close, True)
@@ -270,12 +280,11 @@ class Spool:
     def _wait(self, timeout_s: float) -> bool:
         """Wait for the writer to do anything; False when time ran out."""
         event = Event()
-        self._waiters.append(event)
+        self._waiters += (event,)
         try:
             return timeout_s > 0 and bool(event.wait(timeout_s))
         finally:
-            if event in self._waiters:
-                self._waiters.remove(event)
+            self._waiters = tuple(waiter for waiter in self._waiters if waiter is not event)
 
     # The writer's side.
 
@@ -322,9 +331,10 @@ class Spool:
         raise SpoolFull(f"a body could not be written to {self._directory}: {error.strerror}", disk=True) from error
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for event in waiters:
-            event.set()
+        if self._waiters:
+            waiters, self._waiters = self._waiters, ()
+            for event in waiters:
+                event.set()
 
 
 class SpoolReader:

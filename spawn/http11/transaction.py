@@ -16,8 +16,8 @@ from contextlib import closing
 
 from spawn.errors import NotSent, ProtocolError, Unknown
 from spawn.http11.connection import Connection
-from spawn.http11.message import ResponseHead
-from spawn.http11.outgoing import BodyUnreadable, OutgoingRequest, body_bytes, pieces, whole
+from spawn.http11.message import OutgoingRequest, ResponseHead
+from spawn.http11.outgoing import BodyUnreadable, body_bytes, pieces, whole
 from spawn.http11.progress import FLOOR_BYTES_PER_S, Progress
 from spawn.http11.readiness import Unsent
 from spawn.http11.wire import BadAnswer, HeadLimits, find_head_end, parse_response_head
@@ -64,7 +64,7 @@ class Transaction:
 
     def run(self, on_sent: Callable[[], None] | None) -> ResponseHead:
         data = whole(self._request, self._node)
-        lost = self._write_all(data) if data is None or self._careful or on_sent is not None else self._ask(data)
+        lost = self._write_all(data) if data is None or on_sent is not None else self._ask(data)
         if self.sent_all and on_sent is not None:
             on_sent()
         self._waiting = True
@@ -87,10 +87,11 @@ class Transaction:
         """Send a small request and take in the first bytes of its answer; the result is that of ``_write_all``."""
         self._start_head_clock()
         try:
-            answer = self._connection.ask(data, self._timeout_s)
+            answer = self._connection.ask(data, self._timeout_s, self._careful and self._connection.reused)
         except Unsent:
             rest = self._connection.take_unsent()
             self._written = len(data) - len(rest)
+            self._connection.in_order = not self._written
             self._head_deadline_s = math.inf
             self._careful = True  # something came before the turn, maybe an end or an answer to nothing
             return self._write_all(rest)

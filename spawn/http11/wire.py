@@ -25,7 +25,8 @@ from spawn.http11.bodies import (
     chunk,
     decoder_for,
 )
-from spawn.http11.fields import NO_OPTIONS, TOKEN, Field, Kind, connection_options, make_field, parse_fields, special
+from spawn.http11.field import Field
+from spawn.http11.fields import NO_OPTIONS, TOKEN, Kind, connection_options, make_field, parse_fields, special
 from spawn.http11.message import NO_BODY, Framing, RequestHead, ResponseHead
 
 __all__ = [

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from spawn.errors import ProtocolError
-from spawn.http11.fields import Header
+from spawn.http11.field import Header
 from spawn.http11.message import Headers, Request, ResponseWriter
 
 BODY_BYTES = 1_048_576

@@ -110,12 +110,13 @@ class Committer:
         """Commit what is queued and end; False when the deadline passed first."""
         self._stopping = True
         self.hurry()
-        if self._greenlet is None:
+        greenlet = self._greenlet
+        if greenlet is None:
             return True
-        self._greenlet.join(deadline_s)
-        if self._greenlet.ready():
+        greenlet.join(deadline_s)
+        if greenlet.ready():
             return True
-        self._greenlet.kill(block=False)
+        greenlet.kill(block=False)
         self.abandon("the journal was stopped before this was durable")
         return False
 

@@ -30,6 +30,7 @@ from spawn.journal.checksums import of_position, of_record, of_reference, record
 from spawn.journal.mark import Mark
 from spawn.journal.notes import NotedAction
 from spawn.journal.outcomes import Change, lay_over
+from spawn.journal.page import SELECT_PAGE, Row, rows_in
 from spawn.journal.pruning import Bounds, Pruning, prune, spare_lost_bodies
 
 T = TypeVar("T")
@@ -41,23 +42,6 @@ FULL_VACUUM_PAGES = (512, 16)  # while the disk is full; the smaller number wher
 VACUUM_FROM_PAGES = 2_048  # less than that is not worth the trouble
 
 RECORD_COLUMNS, ENTRY_COLUMNS = 6, 11
-# A page is one row of JSON, blobs in hex: fetched row by row, every row would wait for the GIL (2 ms under load).
-# The inner part measures without touching the bodies.
-SELECT_PAGE = """
-SELECT json_group_array(json_array(e.sequence, r.time_us, r.total, r.reference, r.crc,
-    e.file, e.file_size, e.file_crc, e.crc,
-    hex(e.method), hex(e.target), hex(e.head),
-    iif(e.body IS NULL, NULL, hex(e.body)), iif(e.key IS NULL, NULL, hex(e.key))))
-FROM (
-    SELECT sequence, row_number() OVER places AS place,
-        sum(length(target) + length(head) + coalesce(length(body), 0)) OVER places AS size
-    FROM entries WHERE sequence > ? AND sequence <= ?
-    WINDOW places AS (ORDER BY sequence ROWS UNBOUNDED PRECEDING)
-) AS measured
-CROSS JOIN entries AS e ON e.sequence = measured.sequence
-CROSS JOIN records AS r ON r.sequence = measured.sequence
-WHERE place <= ? OR size <= ?
-"""
 STATUS_BITS = 10  # a reference comes packed with its checksum; SQLite has no exclusive-or
 SETTLE = (
     f"UPDATE records SET reference = j.value & {(1 << STATUS_BITS) - 1},"
@@ -75,25 +59,6 @@ FORGET_ACTIONS = (
     f" LIMIT -1 OFFSET {MAX_ACTIONS})"
 )
 FORGET = "DELETE FROM consumers WHERE id IN (SELECT value FROM json_each(?))"
-
-
-class _Row(msgspec.Struct, array_like=True):
-    """A row of ``SELECT_PAGE``."""
-
-    sequence: int
-    time_us: int
-    total: int
-    reference: int | None
-    record_crc: int | None
-    file: str | None
-    file_size: int | None
-    file_crc: int | None
-    crc: int
-    method: str
-    target: str
-    head: str
-    body: str | None
-    key: str | None
 
 
 class DiskFull(JournalFull):
@@ -152,12 +117,12 @@ class Database:
         """Open, create, check; sweeps leftovers. Raises ``JournalDamaged``, ``StateError``, ``OSError``."""
         try:
             self._refuse_lone_wal()
-            self._connection = schema.connect(self._path)
+            db = self._connection = schema.connect(self._path)
             self._bodies.make()
-            schema.prepare(self._connection, self._path, on_new=partial(self._refuse_nothing, restored))
+            schema.prepare(db, self._path, on_new=partial(self._refuse_nothing, restored))
             if not restored:
-                schema.refuse_backup(self._connection, self._path)
-            opened = schema.inspect(self._connection, self._path)
+                schema.refuse_backup(db, self._path)
+            opened = schema.inspect(db, self._path)
             self._unchecked = opened.unchecked
             if not restored:
                 schema.check_mark(self._path, opened, self.mark.read())  # before bodies of what is lost are swept
@@ -166,15 +131,15 @@ class Database:
             self._bodies.reconcile(opened.files)
             self._bodies.empty_spool()
             if restored:  # last: what fails can be tried again
-                opened = opened._replace(uuid=schema.renew(self._connection, now_us), restored_us=now_us)
+                opened = opened._replace(uuid=schema.renew(db, now_us), restored_us=now_us)
         except sqlite3.DatabaseError as error:
             self.discard()
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise JournalDamaged(f"the journal {self._path} is in use by another program: {error}") from None
             raise schema.damaged(self._path, str(error)) from None
-        except (TypeError, ValueError) as error:  # what was read is not even of its kind; also text that is no UTF-8
+        except (TypeError, ValueError) as fault:  # what was read is not even of its kind; also text that is no UTF-8
             self.discard()
-            raise schema.damaged(self._path, f"it holds a value that makes no sense ({error})") from None
+            raise schema.damaged(self._path, f"it holds a value that makes no sense ({fault})") from None
         except BaseException:
             self.discard()
             raise
@@ -219,9 +184,10 @@ class Database:
 
     def close(self) -> None:
         """Write the WAL back into the database and close; may be called twice."""
-        if self._connection is not None:
+        db = self._connection
+        if db is not None:
             with contextlib.suppress(sqlite3.Error):  # a full disk: the WAL stays, the next start reads it
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.discard()
 
     @contextlib.contextmanager
@@ -298,8 +264,7 @@ class Database:
         """
         with self._reading():
             packed: str = schema.scalar(self._db, SELECT_PAGE, after, upto, at_least, max_bytes)
-            rows = msgspec.json.decode(packed, type=list[_Row])
-        rows.sort(key=lambda row: row.sequence)
+            rows = rows_in(packed)
         found: list[Stored] = []
         for place, row in enumerate(rows, after + 1):
             if row.sequence != place:
@@ -317,7 +282,7 @@ class Database:
         found = self.page(sequence - 1, sequence, 0, 1)
         return found[0] if found else None
 
-    def _stored(self, row: _Row) -> Stored:
+    def _stored(self, row: Row) -> Stored:
         method, target, head = bytes.fromhex(row.method), bytes.fromhex(row.target), bytes.fromhex(row.head)
         inline = None if row.body is None else bytes.fromhex(row.body)
         key = None if row.key is None else bytes.fromhex(row.key)
@@ -419,15 +384,19 @@ class Database:
 
     def checkpoint(self, mode: str) -> None:
         """Write the WAL back, as far as the disk has room for it. Raises ``sqlite3.Error`` for any other failure."""
-        with _unless_full():
+        try:
             self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        except sqlite3.OperationalError as error:
+            _accept_if_full(error)
 
     def _vacuum(self, pages: int) -> bool:
         """Whether there was room for it."""
-        with _unless_full():
+        try:
             self._db.executescript(f"PRAGMA incremental_vacuum({pages})")  # execute() would do one page
-            return True
-        return False
+        except sqlite3.OperationalError as error:
+            _accept_if_full(error)
+            return False
+        return True
 
     def _pages(self, what: str) -> int:
         return int(schema.scalar(self._db, f"PRAGMA {what}"))
@@ -440,14 +409,10 @@ class Database:
             return 0
 
 
-@contextlib.contextmanager
-def _unless_full() -> Iterator[None]:
+def _accept_if_full(error: sqlite3.OperationalError) -> None:
     """No room for it now: SQLite has left everything as it was. After any other error nobody knows."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
-            raise
+    if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+        raise error
 
 
 def checksum(sequence: int, method: bytes, target: bytes, head: bytes, body: bytes | None, key: bytes | None) -> int:

@@ -21,7 +21,7 @@ from spawn.config.schema import HealthCheckConfig
 from spawn.errors import AnswerCut, NotSent, UpstreamError
 from spawn.http11.client import Answer, Client
 from spawn.http11.forwarding import replace_headers
-from spawn.http11.outgoing import OutgoingRequest
+from spawn.http11.message import OutgoingRequest
 from spawn.nodes.node import Node, NodeEvent, NodeState
 
 log = logging.getLogger("spawn.health")

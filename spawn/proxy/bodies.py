@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from spawn.errors import AnswerCut, ClientGone, JournalError, ProtocolError
-from spawn.http11.fields import Header
+from spawn.http11.field import Header
 from spawn.http11.message import BodyReader, Request, ResponseHead, ResponseWriter, get
 from spawn.http11.spool import Spool, SpoolFull
 from spawn.journal.base import INLINE_BODY_BYTES, Body, FileBody, Journal

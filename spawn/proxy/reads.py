@@ -15,8 +15,7 @@ from spawn.delivery.policy import IDEMPOTENT
 from spawn.errors import NotSent, Unknown, UpstreamError
 from spawn.http11.client import Answer
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers, replace_headers
-from spawn.http11.message import Request, ResponseWriter
-from spawn.http11.outgoing import OutgoingRequest
+from spawn.http11.message import OutgoingRequest, Request, ResponseWriter
 from spawn.nodes.node import Node, NodeState
 from spawn.proxy.bodies import Upload, announced_length, pass_on_body, receive_body
 from spawn.proxy.context import Cluster, ProxySettings

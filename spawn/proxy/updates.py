@@ -12,7 +12,7 @@ import logging
 from spawn.config.schema import Timeouts
 from spawn.delivery.answers import Accepted, Reference, Removed, Ticket
 from spawn.errors import JournalAtLimit, JournalBroken, JournalError, JournalFull, JournalSlow, ProtocolError
-from spawn.http11.fields import Header
+from spawn.http11.field import Header
 from spawn.http11.forwarding import forward_request_headers, forward_response_headers
 from spawn.http11.message import NO_BODY, Request, RequestHead, ResponseWriter, render
 from spawn.journal.base import FileBody, NewUpdate
@@ -170,6 +170,10 @@ class Updates:
             lines = forward_response_headers(head, self._cluster.via) + render([sequence])
             length = spool.size if spool.complete and head.framing != NO_BODY else announced_length(head, method)
             response.pass_on(head.status, head.reason, lines, length)
+            whole = spool.content if spool.complete else None
+            if whole is not None:
+                response.finish(whole)
+                return
             if length is None:
                 response.flush()
             pass_on_body(spool.reader(timeouts.deliver), response, [sequence])

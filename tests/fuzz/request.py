@@ -14,8 +14,8 @@ from spawn.delivery.outgoing import outgoing
 from spawn.errors import ProtocolError
 from spawn.http11.exchange import EMPTY_BODY
 from spawn.http11.forwarding import TrustedProxies, forward_request_headers
-from spawn.http11.message import Headers, Request, get
-from spawn.http11.outgoing import OutgoingRequest, pieces
+from spawn.http11.message import Headers, OutgoingRequest, Request, get
+from spawn.http11.outgoing import pieces
 from spawn.http11.wire import HeadLimits
 from spawn.journal.base import Entry
 from tests.fuzz.seeds import REQUEST_TOKENS, REQUESTS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spawn.http11.fields import Header, connection_options, make_field, special
+from spawn.http11.field import Header
+from spawn.http11.fields import connection_options, make_field, special
 from spawn.http11.message import NO_BODY, Headers, RequestHead, ResponseHead
 
 

@@ -137,6 +137,12 @@ def test_except_clauses_of_a_function_have_names_of_their_own() -> None:
     assert not wrong
 
 
+def test_no_class_loses_its_options() -> None:
+    assert compiled.options_lost("class Row(Struct, frozen=True): ...\nclass Other(Row): ...") == ["Row"]
+    for path in SOURCES.values():
+        assert not compiled.options_lost(path.read_text("utf-8")), path
+
+
 @pytest.mark.parametrize("command", ["editable_wheel", "develop", "build_ext --inplace"])
 def test_nothing_compiled_is_put_among_the_source(tmp_path: Path, command: str) -> None:
     done = set_up(tmp_path, command, {"SPAWN_COMPILE": "1"})

@@ -230,7 +230,7 @@ class TestReaders:
     def test_a_writer_that_stalls_does_not_hold_its_reader_for_ever(self, tmp_path: Path) -> None:
         with make(tmp_path) as spool, pytest.raises(AnswerCut, match="stalled"):
             spool.reader(stall_timeout_s=0.02).read()
-        assert spool._waiters == []
+        assert not spool._waiters
 
     def test_bytes_that_wait_for_the_disk_are_readable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         disk = SlowDisk(monkeypatch)

@@ -14,7 +14,8 @@ from spawn.journal.threads import NativeThreads
 FAILS_IN_EVERY_WAY = """
 import os, resource, sys, tempfile
 from spawn.errors import NotSent
-from spawn.http11.outgoing import OutgoingRequest, pieces
+from spawn.http11.message import OutgoingRequest
+from spawn.http11.outgoing import pieces
 from spawn.http11.spool import DiskFile, Spool, SpooledFile, SpoolFull
 from spawn.http11.threads import in_thread
 from spawn.journal.threads import NativeThreads

@@ -12,7 +12,7 @@ import pytest
 from gevent import socket
 
 from spawn.errors import Unknown
-from spawn.http11.outgoing import OutgoingRequest
+from spawn.http11.message import OutgoingRequest
 from spawn.http11.readiness import Readiness, raw_socket
 from spawn.http11.spool import SpooledFile
 from spawn.http11.threads import in_thread

@@ -11,7 +11,8 @@ import gevent
 import pytest
 
 from spawn.errors import Unknown
-from spawn.http11.outgoing import OutgoingRequest, pieces
+from spawn.http11.message import OutgoingRequest
+from spawn.http11.outgoing import pieces
 from tests.support.scriptednode import ClientUnderTest, Peer, Script, ScriptedNode, post, serve
 
 MIB = 1_048_576

@@ -13,8 +13,8 @@ from spawn.errors import ProtocolError
 from spawn.http11.bodies import LAST_CHUNK, ChunkedDecoder, chunk
 from spawn.http11.exchange import EMPTY_BODY
 from spawn.http11.forwarding import TrustedProxies, forward_request_headers
-from spawn.http11.message import NO_BODY, Framing, Headers, Request, get_all
-from spawn.http11.outgoing import OutgoingRequest, pieces
+from spawn.http11.message import NO_BODY, Framing, Headers, OutgoingRequest, Request, get_all
+from spawn.http11.outgoing import pieces
 from spawn.http11.server import HttpServer
 from spawn.http11.wire import HeadLimits, check_partial_head, parse_request_head
 from tests.support.codec import Outcome, Taken, answer_outcome, outcome
