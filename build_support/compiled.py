@@ -46,7 +46,6 @@ MODULES = (
     "spawn.journal.committer",
     "spawn.journal.database",
     "spawn.journal.notes",
-    "spawn.journal.sqlite",
     "spawn.journal.stamps",
     "spawn.nodes.balance",
     "spawn.delivery.answers",

@@ -390,17 +390,13 @@ def test_a_node_that_catches_up_is_compared_with_the_reference(tmp_path: Path, q
         assert [cluster.status_on(sequence, nodes[1]) for sequence in (1, 2)] == ["applied", "refused"]
 
 
-def test_after_a_crash_a_4xx_may_be_the_echo_of_a_first_delivery(
-    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_crash_a_4xx_may_be_the_echo_of_a_first_delivery(tmp_path: Path, quick: None) -> None:
     nodes = pair()
     with Cluster(tmp_path, nodes) as cluster:
         nodes[1].go_away()
         cluster.until_state(nodes[1], NodeState.DOWN)
         post_many(cluster, 2)
-        with monkeypatch.context() as as_after_a_crash:
-            as_after_a_crash.setattr(fleet.Fleet, "_settle", lambda self: None)
-            cluster.restart()
+        cluster.crash()
         nodes[1].answers = lambda seen: Reply(409 if seen.sequence else 200)
         nodes[1].come()
         cluster.until_applied(2)

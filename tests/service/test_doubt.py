@@ -33,13 +33,6 @@ def conflict(seen: Seen) -> Reply:
     return Reply(409 if seen.sequence else 200)
 
 
-def crash(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start again without what an orderly stop stores about the nodes."""
-    with monkeypatch.context() as as_after_a_crash:
-        as_after_a_crash.setattr(fleet.Fleet, "_settle", lambda self: None)
-        cluster.restart()
-
-
 @pytest.mark.parametrize("then", ["maintenance", "skip", "restart", "moved"])
 def test_the_doubt_after_a_crash_outlives_what_is_done_to_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
@@ -51,7 +44,7 @@ def test_the_doubt_after_a_crash_outlives_what_is_done_to_the_node(
         cluster.until_state(b, NodeState.DOWN)
         for _ in range(4):
             cluster.post()
-        crash(cluster, monkeypatch)
+        cluster.crash()
         # Given that a new worker begins, in one way or another, before b is back
         if then == "maintenance":
             cluster.change(b, maintenance=True)
@@ -244,7 +237,7 @@ def test_a_probe_that_a_crash_has_cut_is_a_doubt(tmp_path: Path, monkeypatch: py
             cluster.post()
         until(lambda: cluster.live(b).held, "b is held")
         b.answers = conflict  # the probe was applied, and its answer was lost with the process
-        crash(cluster, monkeypatch)
+        cluster.crash()
         cluster.until_applied(3)
         assert not cluster.live(b).held
 
@@ -275,9 +268,9 @@ def test_an_answer_that_comes_after_its_client_was_told_otherwise_is_given_back(
     with Cluster(tmp_path, nodes) as cluster:
         monkeypatch.setattr(committer, "SLOW_S", 0.05)
         monkeypatch.setattr(committer, "COMMIT_S", 0.2)
-        release, database = threading.Event(), cluster.service._journal._database  # type: ignore[attr-defined]
-        commit = database.commit
-        monkeypatch.setattr(database, "commit", lambda batch: (release.wait(20), commit(batch)))
+        release, writer = threading.Event(), cluster.service._journal._writer  # type: ignore[attr-defined]
+        call = writer.call
+        monkeypatch.setattr(writer, "call", lambda *job: (call(release.wait, 20), call(*job)))
         got = cluster.post()
         assert (got.status, got.sequence) == (503, 0)
         release.set()

@@ -20,6 +20,7 @@ from spawn.config.load import load
 from spawn.config.schema import ApiConfig, Config, HealthCheckConfig, NodeConfig
 from spawn.nodes.node import Node, NodeState
 from spawn.service import Service
+from spawn.state.nodes import NodeStore
 from tests.support.node import HEALTH
 
 T = TypeVar("T")
@@ -145,6 +146,17 @@ class Cluster:
     def restart(self) -> None:
         """Stop the service and start another one on the same state directory."""
         self.service.stop(2.0)
+        self.service = self._new_service()
+        self.service.start()
+
+    def crash(self) -> None:
+        """``restart`` without what an orderly stop stores about the nodes."""
+        self.service.stop(2.0)
+        store = NodeStore(self.state_dir)
+        stored = store.load()
+        assert stored is not None
+        nodes = [msgspec.structs.replace(node, settled=False) for node in stored.nodes]
+        store.save(msgspec.structs.replace(stored, nodes=nodes))
         self.service = self._new_service()
         self.service.start()
 
