@@ -41,6 +41,7 @@ MODULES = (
     "spawn.http11.spool",
     "spawn.http11.transaction",
     "spawn.http11.wire",
+    "spawn.latch",
     "spawn.journal.accounting",
     "spawn.journal.checksums",
     "spawn.journal.committer",

@@ -32,6 +32,7 @@ from spawn.errors import JournalError
 from spawn.http11.message import ResponseHead
 from spawn.http11.spool import Spool
 from spawn.journal.base import Entry, FileBody, Journal
+from spawn.latch import Latch
 
 NOT_LET_IN = frozenset({401, 403, 407})  # may be an expired credential of one node, which says nothing of the update
 RECENT_REFERENCES = 65_536  # so that only a worker that held an entry for long has to ask the journal
@@ -73,7 +74,7 @@ class Ticket:
     def __init__(self) -> None:
         self.sequence = 0
         self.gone = False  # nobody waits any more: set while the update was still on its way into the journal
-        self._resolved = Event()
+        self._resolved = Latch()
         self._result: Result | None = None
         self._published_at = 0.0
         self._first_sent_at: float | None = None
@@ -91,7 +92,7 @@ class Ticket:
 
     def resolve(self, result: Result) -> None:
         self._result = result
-        self._resolved.set()
+        self._resolved.open()
 
     def wait(self, answer_s: float, transfer_s: float) -> Result | None:
         """The result, or None when time ran out.

@@ -236,7 +236,7 @@ class Worker:
                 continue  # it may have taken long: look anew
             trial.limits = self._settings.delivery  # a reload may have changed them
             verdict, wait_s = self._declarations.declare(entry, trial) or self._sender.attempt(entry, trial)
-            if self._may_be_outage(entry, trial, patience, verdict):
+            if verdict is not Verdict.APPLIED and self._may_be_outage(entry, trial, patience, verdict):
                 verdict = Verdict.RETRY
             done = self._conclude(entry, verdict)  # before the answer's body: its head has decided
             self._sender.await_carrier()

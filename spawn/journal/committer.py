@@ -14,7 +14,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -29,6 +28,7 @@ from spawn.journal.notes import Notes
 from spawn.journal.schema import WAL_BYTES
 from spawn.journal.stamps import Stamps
 from spawn.journal.threads import NativeThreads
+from spawn.latch import Latch
 
 log = logging.getLogger("spawn.journal")
 
@@ -44,18 +44,38 @@ BODY_BYTES_PER_S = 1 << 20  # later where it sent a large body
 FULL_TEXT = "the disk that holds the journal is full: no update is accepted until there is room"
 
 
-@dataclass(slots=True, eq=False)
 class Waiting:
     """An update on its way into the log."""
 
-    update: NewUpdate
-    token: Any
-    file: StoredFile | None = None
-    cost: int = 0
-    done: AsyncResult[int] = field(default_factory=AsyncResult)
+    __slots__ = ("_ended", "_failure", "_sequence", "cost", "file", "token", "update")
 
-    def __post_init__(self) -> None:
-        self.cost = entry_bytes(self.update) + record_bytes(self.update)
+    def __init__(self, update: NewUpdate, token: Any) -> None:
+        self.update = update
+        self.token = token
+        self.file: StoredFile | None = None
+        self.cost = entry_bytes(update) + record_bytes(update)
+        self._sequence = 0
+        self._failure: JournalError | None = None
+        self._ended = Latch()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.is_open
+
+    def written(self, sequence: int) -> None:
+        self._sequence = sequence
+        self._ended.open()
+
+    def failed(self, failure: JournalError) -> None:
+        self._failure = failure
+        self._ended.open()
+
+    def wait(self, timeout_s: float) -> int:
+        """Its sequence, 0 when it has none within ``timeout_s``. Raises what it has failed of."""
+        self._ended.wait(timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        return self._sequence
 
 
 class Committer:
@@ -138,9 +158,8 @@ class Committer:
         body_s = body.size / BODY_BYTES_PER_S if isinstance(body, FileBody) else 0.0
         limit_s = COMMIT_S + body_s
         for wait_s in (SLOW_S + body_s, COMMIT_S - SLOW_S):
-            waiting.done.wait(wait_s)
-            if waiting.done.ready():
-                sequence: int = waiting.done.get()  # type: ignore[assignment]
+            sequence = waiting.wait(wait_s)
+            if sequence:
                 return sequence
             self._say_slow(limit_s)
         raise JournalSlow(f"the disk that holds the journal has not finished a write for {limit_s:.0f} s")
@@ -193,7 +212,7 @@ class Committer:
         except Exception as error:  # noqa: BLE001 — the client waits for an answer, whatever it was
             self._budget.release(waiting.cost)
             self._files.call(self._bodies.drop, body.path)
-            waiting.done.set_exception(self._refusal(error))
+            waiting.failed(self._refusal(error))
         else:
             self._enqueue(waiting)
         finally:
@@ -211,7 +230,7 @@ class Committer:
 
     def _enqueue(self, waiting: Waiting) -> None:
         if self.broken_reason:
-            waiting.done.set_exception(JournalBroken(self.broken_reason))
+            waiting.failed(JournalBroken(self.broken_reason))
             return
         if self.disk_full:  # since it was taken in
             self._refuse([waiting])
@@ -311,7 +330,7 @@ class Committer:
             log.exception("an error in Spawn: publishing updates failed")
         self._taken = []
         for entry, waiting in zip(entries, taken, strict=True):
-            waiting.done.set(entry.sequence)
+            waiting.written(entry.sequence)
 
     def _entry(self, sequence: int, time_s: float, waiting: Waiting) -> Entry:
         update, file = waiting.update, waiting.file
@@ -337,11 +356,13 @@ class Committer:
     def abandon(self, reason: str) -> None:
         """Tell everybody who waits that nothing more will come."""
         self.broken_reason = reason
-        waiting = [w.done for w in (*self._taken, *self._appends) if not w.done.ready()]
+        updates = [waiting for waiting in (*self._taken, *self._appends) if not waiting.has_ended]
         others = [*self.in_flight.waiters, *self.notes.waiters, *(done for _, done in self._jobs)]
         self._appends.clear()
         self._jobs.clear()
-        for result in (*waiting, *others):
+        for update in updates:
+            update.failed(JournalBroken(reason))
+        for result in others:
             result.set_exception(JournalBroken(reason))
         self.committed.set()
 
@@ -373,7 +394,7 @@ class Committer:
     def _refuse(self, refused: list[Waiting]) -> None:
         for waiting in refused:
             self._budget.release(waiting.cost)
-            waiting.done.set_exception(JournalFull(FULL_TEXT))
+            waiting.failed(JournalFull(FULL_TEXT))
         names = [waiting.file.name for waiting in refused if waiting.file]
         if names:
             self._files.call(self._bodies.delete, names)
