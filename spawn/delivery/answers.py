@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import gevent
 from gevent.event import Event
 
-from spawn.delivery.policy import NOT_DONE_BEFORE, AnswerClass, classify
+from spawn.delivery.policy import NOT_DONE_BEFORE, AnswerClass, classify, is_good
 from spawn.errors import JournalError
 from spawn.http11.message import ResponseHead
 from spawn.http11.spool import Spool
@@ -128,7 +128,7 @@ class _Ballot:
     @property
     def went_on(self) -> bool:
         """Whether its worker goes on whatever the others say, and so will not withdraw it."""
-        return self.weak or classify(self.status) is AnswerClass.GOOD
+        return self.weak or is_good(self.status)
 
 
 class _Vote:
@@ -394,10 +394,10 @@ class ReferenceBoard:
 
     def _compare_earlier(self, vote: _Vote, chosen: _Ballot) -> None:
         """Nodes that may not speak went on after a good answer; now it is known whether it was the right one."""
-        if classify(chosen.status) is AnswerClass.GOOD:
+        if is_good(chosen.status):
             return
         for node_id, ballot in vote.ballots.items():
-            if classify(ballot.status) is AnswerClass.GOOD:
+            if is_good(ballot.status):
                 self._on_disagreement(node_id, vote.sequence, ballot.status, chosen.status)
 
     def _remember(self, sequence: int, status: int) -> None:

@@ -18,7 +18,7 @@ from spawn.counters import Counters
 from spawn.delivery.answers import NOT_LET_IN, ReferenceBoard
 from spawn.delivery.outgoing import outgoing
 from spawn.delivery.pace import CatchUpPace
-from spawn.delivery.policy import IDEMPOTENT, AnswerClass, Backoff, Trial, Verdict, classify, retry_after_s
+from spawn.delivery.policy import IDEMPOTENT, NOT_NOW, Backoff, Trial, Verdict, classify, is_good, retry_after_s
 from spawn.errors import AnswerCut, JournalDamaged, NotSent, Unknown
 from spawn.http11.client import Answer, Client
 from spawn.http11.message import get
@@ -143,7 +143,7 @@ class Sender:
 
     def _judge(self, entry: Entry, trial: Trial, answer: Answer) -> tuple[Verdict, float | None]:
         node, head = self._node, answer.head
-        if classify(head.status) is AnswerClass.NOT_NOW:
+        if head.status in NOT_NOW:
             self.carry(answer, None)
             self._counters.add("delivery.not-now")
             self._trouble(f"answers {head.status} to update {entry.sequence}")
@@ -156,7 +156,7 @@ class Sender:
                 trial.repeat = True
                 node.doubt_until = max(node.doubt_until, entry.sequence)
             return trial.not_now(node.healthy), wait_s
-        self.taken = classify(head.status) is AnswerClass.GOOD
+        self.taken = is_good(head.status)
         verdict = trial.answered(head.status, self._board.reference_of(entry), node.healthy)
         spool = self._board.offer(node.id, entry, head, trial.repeat)
         try:

@@ -21,7 +21,7 @@ from spawn.counters import Counters
 from spawn.delivery.answers import ReferenceBoard, Ticket
 from spawn.delivery.feed import QUEUE_ENTRIES
 from spawn.delivery.freshness import Freshness
-from spawn.delivery.policy import AnswerClass, classify
+from spawn.delivery.policy import is_good
 from spawn.delivery.refusals import Blame, Refusals
 from spawn.delivery.retries import End
 from spawn.delivery.saver import Saver
@@ -349,7 +349,7 @@ class Fleet:
             for node in self.registry.nodes:
                 if node.in_doubt and node.position == sequence - 1 and node.id in self._workers:
                     self._workers[node.id].wake()  # it may have applied it: that is to be known soon
-        if classify(status) is AnswerClass.GOOD:
+        if is_good(status):
             differing = self.refusals.confirm(sequence)
             if differing:
                 self._counters.add("delivery.diverged", differing)
@@ -470,9 +470,11 @@ class Fleet:
 
     def least_lag(self) -> int:
         """How far the freshest serving node is behind the head; 0 when none serves."""
-        head = self.journal.head
-        positions = [node.position for node in self.registry.nodes if node.state is NodeState.SERVING]
-        return head - max(positions) if positions else 0
+        serving, foremost = NodeState.SERVING, -1  # looked up once: this is asked for every update
+        for node in self.registry.nodes:
+            if node.state is serving and node.position > foremost:
+                foremost = node.position
+        return self.journal.head - foremost if foremost >= 0 else 0
 
 
 def _was_cut(node: Node) -> None:

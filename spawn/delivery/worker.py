@@ -26,7 +26,7 @@ from spawn.delivery.declarations import Declarations
 from spawn.delivery.feed import Feed
 from spawn.delivery.outage import Patience
 from spawn.delivery.outgoing import effective_method
-from spawn.delivery.policy import AnswerClass, Backoff, Trial, Verdict, classify
+from spawn.delivery.policy import Backoff, Trial, Verdict, is_good
 from spawn.delivery.refusals import Blame
 from spawn.delivery.retries import End, Retries
 from spawn.delivery.texts import counted, queue_of, retry_of
@@ -349,7 +349,7 @@ class Worker:
         """The node will not take this update. Go on without it, unless it refuses everything."""
         node = self.node
         reference = self._board.reference_of(entry)
-        confirmed = reference is not None and classify(reference) is AnswerClass.GOOD
+        confirmed = reference is not None and is_good(reference)
         blame = Blame.NODE if confirmed else self._events.gives_up(node, entry.sequence)
         if blame is Blame.NODE and not (confirmed or node.held) and self._board.is_left_open(entry.sequence):
             blame = Blame.OPEN  # the others are away, and an expired credential is not the only reason for a 401
