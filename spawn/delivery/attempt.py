@@ -128,7 +128,7 @@ class Sender:
 
     def carry(self, answer: Answer, spool: Spool | None) -> None:
         """Take the answer's body to its spool, or drain it, in a greenlet of its own unless it is here already."""
-        if answer.whole:
+        if answer.ended:
             carry_body(answer, spool)
         else:
             self._carrier = gevent.spawn(carry_body, answer, spool)

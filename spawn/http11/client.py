@@ -196,7 +196,7 @@ class Answer:
         self.close()
 
     @property
-    def whole(self) -> bool:
+    def ended(self) -> bool:
         """Whether nothing of the body has to be waited for any more."""
         return self._connection is None
 

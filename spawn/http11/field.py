@@ -13,7 +13,7 @@ class Field(Struct, frozen=True, gc=False):
     name: bytes  # in lower case
     value: bytes  # without the white space around it
     line: bytes  # as it goes on, with the name's case as it came, ended by CRLF
-    kind: int  # of ``fields.Kind``
+    kind: int  # of ``fields.FieldKind``
     to_node: bool  # whether it goes on, unless Connection names it
     to_client: bool
     claim: bool  # goes on to a node when it comes from a trusted proxy

@@ -49,7 +49,7 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _LINE = re.compile(rb"(" + TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)")
 
 
-class Kind:
+class FieldKind:
     """Fields that say something about the message or its way. Plain numbers: members of an Enum are slow to look up."""
 
     PLAIN: Final = 0
@@ -84,19 +84,19 @@ _remembered_traits = lru_cache(maxsize=MAX_REMEMBERED)(_traits)
 
 def _kind(lower: bytes) -> int:
     if b"_" in lower:
-        return Kind.UNDERSCORE
+        return FieldKind.UNDERSCORE
     if lower in METHOD_OVERRIDES:
-        return Kind.METHOD_OVERRIDE
-    return _KINDS.get(lower, Kind.PLAIN)
+        return FieldKind.METHOD_OVERRIDE
+    return _KINDS.get(lower, FieldKind.PLAIN)
 
 
 _KINDS = {
-    b"host": Kind.HOST,
-    b"content-length": Kind.LENGTH,
-    b"transfer-encoding": Kind.CODING,
-    b"connection": Kind.CONNECTION,
-    b"expect": Kind.EXPECT,
-    b"via": Kind.VIA,
+    b"host": FieldKind.HOST,
+    b"content-length": FieldKind.LENGTH,
+    b"transfer-encoding": FieldKind.CODING,
+    b"connection": FieldKind.CONNECTION,
+    b"expect": FieldKind.EXPECT,
+    b"via": FieldKind.VIA,
 }
 _remembered: dict[bytes, Field] = {}
 
@@ -109,7 +109,7 @@ def connection_options(special: list[Field]) -> frozenset[bytes]:
     """What Connection lists, in lower case."""
     options = NO_OPTIONS
     for field in special:
-        if field.kind == Kind.CONNECTION:
+        if field.kind == FieldKind.CONNECTION:
             value = field.value.lower()
             options |= _KEEP_ALIVE if value == b"keep-alive" else {option.strip(b" \t") for option in value.split(b",")}
     return options

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from spawn.errors import ProtocolError
 from spawn.http11.field import Field
-from spawn.http11.fields import METHOD_OVERRIDES, Kind
+from spawn.http11.fields import METHOD_OVERRIDES, FieldKind
 from spawn.http11.message import Request, RequestHead, ResponseHead
 
 # Connection may not name these: a client that could have them removed could hide whom it is or what it asks for from
@@ -64,7 +64,7 @@ def plain_ip(ip: str) -> str:
 def method_override(head: RequestHead) -> bool:
     """Whether the request asks to be treated as another method than the one in its request line."""
     for field in head.special:  # noqa: SIM110 (a loop costs half of what any() with a generator does)
-        if field.kind == Kind.METHOD_OVERRIDE:
+        if field.kind == FieldKind.METHOD_OVERRIDE:
             return True
     return False
 
@@ -154,7 +154,7 @@ def _plain_bytes(peer: str) -> bytes:
 def refuse_loop(fields: list[Field], via_name: bytes) -> None:
     """Raises ``ProtocolError(508)`` when Via says that ``via_name`` has passed this request on already."""
     for field in fields:
-        if field.kind == Kind.VIA and any(_received_by(hop) == via_name for hop in field.value.split(b",")):
+        if field.kind == FieldKind.VIA and any(_received_by(hop) == via_name for hop in field.value.split(b",")):
             raise ProtocolError(508, "this request has been here before: a node leads back to Spawn")
 
 

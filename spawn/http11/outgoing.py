@@ -28,7 +28,7 @@ class BodyUnreadable(NotSent):
         self.lost = lost
 
 
-def whole(request: OutgoingRequest, node: tuple[str, int]) -> bytes | None:
+def in_one_piece(request: OutgoingRequest, node: tuple[str, int]) -> bytes | None:
     """All bytes of a request with a small body or none; None for one that has to be sent in ``pieces``."""
     body = request.body
     if body is None:
@@ -41,7 +41,7 @@ def whole(request: OutgoingRequest, node: tuple[str, int]) -> bytes | None:
 def pieces(request: OutgoingRequest, node: tuple[str, int]) -> Generator[bytes | memoryview, None, None]:
     """The bytes of a request in pieces; the first holds the head and a small body, or the first step of a file."""
     body = request.body
-    if (data := whole(request, node)) is not None:
+    if (data := in_one_piece(request, node)) is not None:
         yield data
     elif isinstance(body, bytes):
         yield _render(request, node, len(body))

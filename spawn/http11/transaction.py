@@ -17,7 +17,7 @@ from contextlib import closing
 from spawn.errors import NotSent, ProtocolError, Unknown
 from spawn.http11.connection import Connection
 from spawn.http11.message import OutgoingRequest, ResponseHead
-from spawn.http11.outgoing import BodyUnreadable, body_bytes, pieces, whole
+from spawn.http11.outgoing import BodyUnreadable, body_bytes, in_one_piece, pieces
 from spawn.http11.progress import FLOOR_BYTES_PER_S, Progress
 from spawn.http11.readiness import Unsent
 from spawn.http11.wire import BadAnswer, HeadLimits, find_head_end, parse_response_head
@@ -63,7 +63,7 @@ class Transaction:
         self._on_slow = on_slow
 
     def run(self, on_sent: Callable[[], None] | None) -> ResponseHead:
-        data = whole(self._request, self._node)
+        data = in_one_piece(self._request, self._node)
         lost = self._write_all(data) if data is None or on_sent is not None else self._ask(data)
         if self.sent_all and on_sent is not None:
             on_sent()

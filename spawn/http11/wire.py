@@ -26,7 +26,7 @@ from spawn.http11.bodies import (
     decoder_for,
 )
 from spawn.http11.field import Field
-from spawn.http11.fields import NO_OPTIONS, TOKEN, Kind, connection_options, make_field, parse_fields, special
+from spawn.http11.fields import NO_OPTIONS, TOKEN, FieldKind, connection_options, make_field, parse_fields, special
 from spawn.http11.message import NO_BODY, Framing, RequestHead, ResponseHead
 
 __all__ = [
@@ -123,7 +123,7 @@ def parse_request_head(data: bytes, limits: HeadLimits) -> RequestHead:
     if fields is None:
         raise ProtocolError(400, "malformed header")
     found = special(fields)
-    if len(found) == 1 and found[0].kind == Kind.HOST:
+    if len(found) == 1 and found[0].kind == FieldKind.HOST:
         host = _checked_host(found[0].value)
         head = RequestHead(method, target, minor, fields, found, NO_OPTIONS, host, NO_BODY, minor == 1)
     else:
@@ -192,12 +192,12 @@ def _reduce_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
 def _request_head(method: bytes, target: bytes, minor: int, fields: list[Field], found: list[Field]) -> RequestHead:
     """A head with more than Host to look at; ``found`` are the fields that are not plain."""
     dropped = 0
-    if any(field.kind == Kind.UNDERSCORE for field in found):
+    if any(field.kind == FieldKind.UNDERSCORE for field in found):
         count = len(fields)
-        fields = [field for field in fields if field.kind != Kind.UNDERSCORE]
+        fields = [field for field in fields if field.kind != FieldKind.UNDERSCORE]
         found = special(fields)
         dropped = count - len(fields)
-    hosts = [field.value for field in found if field.kind == Kind.HOST]
+    hosts = [field.value for field in found if field.kind == FieldKind.HOST]
     if len(hosts) > 1:
         raise ProtocolError(400, "more than one Host header")
     if not hosts and minor != 0:
@@ -220,7 +220,7 @@ def _replace_host(head: RequestHead, authority: bytes) -> None:
     """The authority of an absolute-form target wins over Host (RFC 9112 §3.2.2)."""
     if head.host:
         head.fields = [
-            make_field(field.header[0], authority) if field.kind == Kind.HOST else field for field in head.fields
+            make_field(field.header[0], authority) if field.kind == FieldKind.HOST else field for field in head.fields
         ]
     else:
         head.fields = [make_field(b"Host", authority), *head.fields]
@@ -233,11 +233,11 @@ def _framing(found: list[Field], minor: int) -> Framing | None:
     length: bytes | None = None
     coding: bytes | None = None
     for field in found:
-        if field.kind == Kind.LENGTH:
+        if field.kind == FieldKind.LENGTH:
             if length is not None:
                 raise ProtocolError(400, "more than one Content-Length")
             length = field.value
-        elif field.kind == Kind.CODING:
+        elif field.kind == FieldKind.CODING:
             if coding is not None:
                 raise ProtocolError(400, "more than one Transfer-Encoding")
             coding = field.value
@@ -270,7 +270,7 @@ def _coding_fault(value: bytes) -> ProtocolError:
 
 def _expects_continue(found: list[Field]) -> bool:
     """Whether the client waits for 100 (Continue). Raises ``ProtocolError`` 417 when it expects anything else."""
-    values = [field.value for field in found if field.kind == Kind.EXPECT]
+    values = [field.value for field in found if field.kind == FieldKind.EXPECT]
     if any(value.lower() != b"100-continue" for value in values):
         raise ProtocolError(417, "the only expectation met here is 100-continue")
     return bool(values)
