@@ -19,10 +19,11 @@ REQUIREMENTS = ("mypy[mypyc]>=2.4,<3", "types-gevent>=25.9", "msgspec")  # the l
 # What every request and every delivery runs through, as one group: calls within it cost next to nothing, and what is
 # not measured in a request's time is not worth a compiler. Not compiled are
 #
-# * what waits for the kernel, threads or disks and decides little (server, binding, resolver, threads), what runs a few
-#   times a second (health, admin, service) or once (config);
-# * modules that subclass C types of others, and those of pure data, where a class of Python does as well: message,
-#   field, nodes.node, journal.base, journal.page, delivery.types. Besides, a struct would lose its options.
+# * what waits for the kernel, threads or disks and decides little (server, binding, resolver, threads, journal.sqlite),
+#   what runs a few times a second (health, journal.pruning, admin, service) or once (config), what is for an operator
+#   or when something goes wrong (delivery.changes, report, retries);
+# * modules of pure data, where a class of Python does as well, and where a struct would lose its options (message,
+#   field, nodes.node, journal.base, journal.page, delivery.types), and those that subclass C types of others.
 MODULES = (
     "spawn.counters",
     "spawn.http11.bodies",

@@ -26,14 +26,15 @@ class Latch:
             get_hub().loop.run_callback(self._wake)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it is open; returns at once when it is, and ``timeout_s`` seconds later at the latest."""
+        """Whether it is open: at once when it is, else when it opens or after ``timeout_s`` seconds, not earlier."""
         if self.is_open or timeout_s <= 0:
             return self.is_open
+        assert self._resume is None, "somebody else waits for this"
         hub = get_hub()
         self._resume = getcurrent().switch
         timer = hub.loop.timer(timeout_s)
         try:
-            timer.start(self._wake)
+            timer.start(self._wake, update=True)  # from now, and not from when the event loop last looked at the clock
             hub.switch()
         finally:  # also when it is killed: it is somewhere else then
             self._resume = None

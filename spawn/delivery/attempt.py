@@ -96,7 +96,7 @@ class Sender:
         return answer
 
     def _on_sent(self, entry: Entry) -> Callable[[], None] | None:
-        """A client is given time for a large body to reach a node; a small one is there in no time."""
+        """What to call when the node has all of a large body: its client is given time until then."""
         return (lambda: self._board.sent(entry.sequence)) if isinstance(entry.body, FileBody) else None
 
     def attempt(self, entry: Entry, trial: Trial) -> tuple[Verdict, float | None]:

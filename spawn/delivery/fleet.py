@@ -470,11 +470,11 @@ class Fleet:
 
     def least_lag(self) -> int:
         """How far the freshest serving node is behind the head; 0 when none serves."""
-        serving, foremost = NodeState.SERVING, -1  # looked up once: this is asked for every update
+        serving, freshest = NodeState.SERVING, -1  # looked up once: this is asked for every update
         for node in self.registry.nodes:
-            if node.state is serving and node.position > foremost:
-                foremost = node.position
-        return self.journal.head - foremost if foremost >= 0 else 0
+            if node.state is serving and node.position > freshest:
+                freshest = node.position
+        return self.journal.head - freshest if freshest >= 0 else 0
 
 
 def _was_cut(node: Node) -> None:

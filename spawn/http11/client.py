@@ -77,9 +77,9 @@ class Client:
         altogether, from the end of sending or from its own first byte, and once more after a 1xx. A kept connection is
         used when it was idle for less than ``max_idle_s`` (0: never); ``careful``: and when the kernel says at this
         moment that it is still open, otherwise a close just now may show only as an ``Unknown`` of a connection that
-        was reused and is silent. ``on_sent`` is called once all of the request is
-        written, so not when the node answers before that. ``on_slow`` is called, at most once and maybe by the
-        sweeper, when after ``progress_timeout_s`` there is still something to be taken, with how much was.
+        was reused and is silent. ``on_sent`` is called once all of the request is written, so not when the node answers
+        before that. ``on_slow`` is called, at most once and maybe by the sweeper, when after ``progress_timeout_s``
+        there is still something to be taken, with how much was.
         """
         while True:
             connection = self._obtain(key, host, port, max_idle_s)

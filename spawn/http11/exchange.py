@@ -246,9 +246,10 @@ class Answer:
 
     def finish(self, data: bytes = b"") -> None:
         """See ``message.ResponseWriter``."""
-        if data and self._queued is not None and len(data) == self._left and not self.close and not self._bodyless:
+        head, is_all = self._queued, len(data) == self._left
+        if head is not None and is_all and 0 < len(data) <= JOIN_BYTES and not self.close and not self._bodyless:
             self.finished = self.started = True
-            head, self._queued = self._queued, None
+            self._queued = None
             self._channel.send_soon(head + data, self._send_s)
             return
         if data:

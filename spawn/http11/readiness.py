@@ -99,8 +99,8 @@ def _turns_of(hub: Hub) -> _Turns:
 class Readiness:
     """Of one socket."""
 
-    __slots__ = ("_add_turn", "_hub_switch", "_look", "_only_if_quiet", "_receive", "_resume", "_send", "_started",
-                 "_stuck", "_watcher", "unasked", "unsent", "wait_turn")  # fmt: skip
+    __slots__ = ("_add_turn", "_fileno", "_hub_switch", "_look", "_only_if_quiet", "_receive", "_resume", "_send",
+                 "_started", "_stuck", "_watcher", "unasked", "unsent", "wait_turn")  # fmt: skip
 
     def __init__(self, sock: socket) -> None:
         raw, hub = raw_socket(sock), get_hub()
@@ -114,14 +114,21 @@ class Readiness:
         self.unsent = b""  # what is to be sent soon
         self._only_if_quiet = False
         self._stuck = False  # its turn has come in vain, and nobody was waiting
-        look = _poll()
-        look.register(raw.fileno(), POLLIN)
-        self._look = look.poll
+        self._fileno = raw.fileno()
+        self._look: Callable[[int], list[Any]] | None = None  # most never do
         self.unasked = False  # bytes, an end or an error came since the last wait, and nobody was waiting
 
     def is_quiet(self) -> bool:
         """Whether there is nothing to be read now, as the kernel knows it: no byte, no end of file, no error."""
-        return not self._look(0)
+        look = self._look
+        if look is None:
+            made = _poll()
+            made.register(self._fileno, POLLIN)
+            look = self._look = made.poll
+        try:
+            return not look(0)
+        except OSError:  # no memory
+            return False
 
     def send_soon(self, data: bytes, only_if_quiet: bool = False) -> None:
         """Have ``data`` sent in its turn, without waiting for that: for whoever receives next.

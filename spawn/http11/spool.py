@@ -180,7 +180,7 @@ class Spool:
         return None if self._file is None else self._file.path
 
     def write(self, data: bytes) -> None:
-        """Add to the body. Raises ``SpoolFull`` (the spool has failed then) or ``SpoolClosed``."""
+        """Add to the body; ``data`` is kept, not copied. Raises ``SpoolFull`` (it has failed then), ``SpoolClosed``."""
         self._check_open()
         if self.size + len(data) > self._limit_bytes:
             self.fail("larger than allowed")

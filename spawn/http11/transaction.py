@@ -84,14 +84,17 @@ class Transaction:
         return head
 
     def _ask(self, data: bytes) -> str:
-        """Send a small request and take in the first bytes of its answer; the result is that of ``_write_all``."""
+        """Send a small request and take in the first bytes of its answer; the result is that of ``_write_all``.
+
+        The time for the answer includes the wait for the turn to send.
+        """
         self._start_head_clock()
         try:
             answer = self._connection.ask(data, self._timeout_s, self._careful and self._connection.reused)
         except Unsent:
             rest = self._connection.take_unsent()
             self._written = len(data) - len(rest)
-            self._connection.in_order = not self._written
+            self._connection.in_order = not self._written  # of what has not begun nothing has to be reset
             self._head_deadline_s = math.inf
             self._careful = True  # something came before the turn, maybe an end or an answer to nothing
             return self._write_all(rest)
@@ -266,6 +269,8 @@ class Transaction:
     def _why_late(self) -> str:
         if self._progress is not None and self._progress.too_slow:
             return f"too slow: it took {self._progress.too_slow}, less than {FLOOR_BYTES_PER_S / 1024:g} KiB/s"
+        if not (self._written or self.sent_all):
+            return f"the request could not be sent within {self._timeout_s:g} s"
         if self._received:
             return f"the head of the node's answer was not complete after {self._timeout_s:g} s"
         return f"no progress for {self._timeout_s:g} s while waiting for the node's answer"

@@ -44,6 +44,23 @@ def test_a_wait_ends_at_its_deadline_and_not_before() -> None:
     assert latch.wait(60.0) is True
 
 
+def test_the_time_counts_from_the_wait_however_busy_the_hub_was_before() -> None:
+    time.sleep(0.1)
+    began_s = time.monotonic()
+    assert Latch().wait(0.05) is False
+    assert time.monotonic() - began_s >= 0.049
+
+
+def test_there_is_no_second_to_wait() -> None:
+    latch = Latch()
+    waiting = gevent.spawn(latch.wait, 60.0)
+    gevent.sleep(0)
+    with pytest.raises(AssertionError):
+        latch.wait(60.0)
+    latch.open()
+    assert waiting.get(timeout=5) is True
+
+
 def test_opened_as_the_time_is_up_it_wakes_once() -> None:
     """The second wake-up would resume the greenlet in a wait of its own that has nothing to do with this."""
     for pause_s in (0.0, 0.001, 0.002, 0.003) * 5:
