@@ -15,6 +15,7 @@ from spawn.http11.message import OutgoingRequest
 from spawn.journal.base import Entry
 
 
+@lru_cache(maxsize=16)  # one for all updates of a commit
 def spawn_time(time_s: float) -> str:
     """RFC 3339 in UTC with microseconds, such as ``2026-11-23T21:00:41.250000Z``."""
     second, microsecond = divmod(round(time_s * 1_000_000), 1_000_000)
@@ -28,7 +29,8 @@ def _second(second: int) -> str:
 
 def effective_method(entry: Entry) -> bytes:
     """The method by which to judge whether sending twice does harm; a method override may mean anything."""
-    return b"POST" if method_override_in(entry.head) else entry.method
+    method = entry.method
+    return b"POST" if method != b"POST" and method_override_in(entry.head) else method
 
 
 def outgoing(entry: Entry, journal_uuid: str, authority: str, replaced: Mapping[str, str]) -> OutgoingRequest:

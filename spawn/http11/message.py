@@ -52,8 +52,8 @@ class RequestHead(Struct):
         return [field.header for field in self.fields]
 
 
-class ResponseHead(Struct):
-    """A final status line and headers of a node's answer."""
+class ResponseHead(Struct, frozen=True):
+    """A status line and headers of a node's answer. One object may stand for many answers: nothing in it is changed."""
 
     status: int
     reason: bytes

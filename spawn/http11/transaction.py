@@ -23,9 +23,12 @@ from spawn.http11.readiness import Unsent
 from spawn.http11.wire import BadAnswer, HeadLimits, find_head_end, parse_response_head
 
 ANSWER_HEAD = HeadLimits(head_bytes=65_536, headers=200, line_bytes=65_536)
+MAX_REMEMBERED = 256
+MAX_REMEMBERED_BYTES = 512  # of one head
 MAX_INTERIM = 20  # 1xx heads before the final one; HTTP sets no limit, patience does
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_remembered: dict[bytes, ResponseHead] = {}
 
 
 class Transaction:
@@ -239,11 +242,21 @@ class Transaction:
             self._renewed = True
             self._head_deadline_s = time.monotonic() + self._timeout_s
 
-    def _parse(self, head: bytes) -> ResponseHead:
+    def _parse(self, data: bytes) -> ResponseHead:
+        """Nodes answer the same update with the same head, and much else too, but for the second in Date."""
+        method = self._request.method
+        head = _remembered.get(data)
+        if head is not None and method != b"HEAD":
+            return head
         try:
-            return parse_response_head(head, self._request.method, ANSWER_HEAD)
+            head = parse_response_head(data, method, ANSWER_HEAD)
         except (BadAnswer, ProtocolError) as error:
             raise self._malformed(str(error)) from None
+        if len(data) <= MAX_REMEMBERED_BYTES and method != b"HEAD" and b"cookie" not in data.lower():
+            if len(_remembered) >= MAX_REMEMBERED:
+                _remembered.clear()
+            _remembered[data] = head
+        return head
 
     def _check_start(self) -> None:
         """Do not wait for the end of a head that is none (another protocol's greeting) or has none."""

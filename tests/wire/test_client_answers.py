@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from spawn.errors import AnswerCut
+from spawn.http11 import transaction
 from tests.support.scriptednode import ClientUnderTest, Peer, ScriptedNode, get, post, read_all, until
 
 
@@ -45,6 +46,40 @@ def answering(raw: bytes, then: str = "wait") -> ScriptedNode:
                 return
 
     return ScriptedNode(script)
+
+
+def test_the_same_head_has_no_body_for_head_requests(client: ClientUnderTest) -> None:
+    """What a head means is remembered, and depends on what was asked."""
+
+    def script(peer: Peer) -> None:
+        while True:
+            method = peer.read_request()[:4]
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + (b"" if method == b"HEAD" else b"hello"))
+
+    with ScriptedNode(script) as node:
+        for method, body in ((b"GET", b"hello"), (b"HEAD", b""), (b"GET", b"hello"), (b"HEAD", b"")):
+            assert client.fetch(node, get(method=method)) == (200, body)
+        assert node.connections == 1
+
+
+@pytest.mark.parametrize("line", [b"Set-Cookie: id=secret", b"sEt-cOOkie: id=secret", b"X-Long: " + b"x" * 600])
+def test_few_heads_are_remembered_and_neither_cookies_nor_long_ones(client: ClientUnderTest, line: bytes) -> None:
+    numbers = iter(range(1, 1_000))
+
+    def script(peer: Peer) -> None:
+        while True:
+            peer.read_request()
+            peer.answer(headers=b'ETag: "%d"\r\n' % next(numbers))
+            peer.read_request()
+            peer.answer(headers=line + b"\r\n")
+
+    with ScriptedNode(script) as node:
+        for count in range(2 * (transaction.MAX_REMEMBERED + 10)):
+            with client.send(node) as answer:
+                expected = (b"ETag", b'"%d"' % (count // 2 + 1)) if count % 2 == 0 else None
+                assert expected is None or answer.head.headers[0] == expected
+    assert 0 < len(transaction._remembered) <= transaction.MAX_REMEMBERED
+    assert not any(line in head for head in transaction._remembered)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
