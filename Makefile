@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 COMPILED := .venv-compiled
-# What shows that the compiled build does what the source does. What measures patience or load, or is about modules that
-# are not compiled, is left to the source.
+# What shows that the compiled build does what the source does. What measures patience or load, is about modules that are
+# not compiled, or replaces what they have bound, is left to the source.
 NOT_COMPILED := wire/test_fuzz wire/test_slow_clients wire/test_client_resolver wire/test_faithful_spools \
-  service/test_admin_* service/test_backup service/test_embedding service/test_health service/test_hung_disk \
-  service/test_node_changes service/test_reload service/test_start service/test_verbs
-COMPILED_TESTS := tests/wire tests/service tests/e2e/test_compiled_build.py \
-  tests/e2e/test_kill_spawn.py::test_nothing_acknowledged_is_lost_when_spawn_is_killed \
+  service/test_admin_* service/test_embedding service/test_health service/test_node_changes service/test_reload \
+  service/test_start service/test_verbs
+COMPILED_TESTS := tests/contract tests/wire tests/service tests/e2e/test_compiled_build.py \
+  $(wildcard tests/unit/test_journal_*.py) tests/unit/test_latch.py tests/unit/test_readiness.py \
+  tests/unit/test_spool.py tests/e2e/test_kill_spawn.py::test_nothing_acknowledged_is_lost_when_spawn_is_killed \
   $(NOT_COMPILED:%=--ignore-glob='tests/%.py')
 ARGS   ?=
 MINUTES ?= 15

@@ -13,6 +13,7 @@ from spawn.delivery import fleet, policy, worker
 from spawn.journal import committer
 from spawn.nodes.node import NodeState
 from tests.support.inprocess import Cluster, until
+from tests.support.journals import replace_calls
 from tests.support.node import AppNode, Cut, Reply, Seen
 
 
@@ -268,9 +269,8 @@ def test_an_answer_that_comes_after_its_client_was_told_otherwise_is_given_back(
     with Cluster(tmp_path, nodes) as cluster:
         monkeypatch.setattr(committer, "SLOW_S", 0.05)
         monkeypatch.setattr(committer, "COMMIT_S", 0.2)
-        release, writer = threading.Event(), cluster.service._journal._writer  # type: ignore[attr-defined]
-        call = writer.call
-        monkeypatch.setattr(writer, "call", lambda *job: (call(release.wait, 20), call(*job)))
+        release, commit = threading.Event(), cluster.service._journal._database.commit  # type: ignore[attr-defined]
+        replace_calls(monkeypatch, cluster.service._journal, commit=lambda batch: (release.wait(20), commit(batch)))
         got = cluster.post()
         assert (got.status, got.sequence) == (503, 0)
         release.set()

@@ -19,6 +19,7 @@ from spawn.journal.base import Outcome
 from spawn.nodes.node import NodeState
 from spawn.state import nodes as nodes_file
 from tests.support.inprocess import Cluster, until
+from tests.support.journals import replace_calls
 from tests.support.node import AppNode
 
 
@@ -43,7 +44,7 @@ def hanging(cluster: Cluster, call: str, monkeypatch: pytest.MonkeyPatch) -> Ite
         return real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(database, call, slow)
+        replace_calls(patched, cluster.service._journal, **{call: slow})
         try:
             yield hangs
         finally:

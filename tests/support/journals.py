@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gevent
+import pytest
 
 from spawn.journal.base import FileBody, Journal, NewUpdate, Published
 from spawn.journal.memory import MemoryJournal
 from spawn.journal.sqlite import SqliteJournal
+from spawn.journal.threads import NativeThreads
 
 MIB = 1 << 20
 
@@ -27,6 +29,20 @@ def until(holds: Callable[[], object], what: str, timeout_s: float = 10.0) -> No
     while not holds():
         assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
         gevent.sleep(0.002)
+
+
+def replace_calls(patch: pytest.MonkeyPatch, journal: object, **instead: Callable[..., object]) -> None:
+    """Have the database's thread call these where it is given the database's methods of their names.
+
+    The methods themselves cannot be replaced where they are compiled.
+    """
+    writer: NativeThreads = journal._writer  # type: ignore[attr-defined]
+    call = writer.call
+
+    def call_instead(function: Callable[..., object], *args: object) -> object:
+        return call(instead.get(getattr(function, "__name__", ""), function), *args)
+
+    patch.setattr(writer, "call", call_instead)
 
 
 class JournalUnderTest:

@@ -24,7 +24,7 @@ from spawn.journal.base import Backup, FileBody, Outcome, Range
 from spawn.journal.copying import DatabaseCopy
 from spawn.journal.sqlite import SqliteJournal
 from tests.support.injection import failing, injected, need_tracing
-from tests.support.journals import MIB, JournalUnderTest, until, update
+from tests.support.journals import MIB, JournalUnderTest, replace_calls, until, update
 
 FOREVER = float("inf")
 
@@ -343,7 +343,7 @@ def test_pruning_that_was_asked_for_before_a_backup_began_does_not_run_in_it(
         assert release.wait(30)
         commit(batch)
 
-    monkeypatch.setattr(database, "commit", slow)
+    replace_calls(monkeypatch, under.journal, commit=slow)
     appending = gevent.spawn(under.journal.append, update(101))
     gevent.sleep(0.02)
     pruning = gevent.spawn(under.journal.prune, 100, FOREVER, FOREVER, 1000)

@@ -19,7 +19,7 @@ from spawn.journal.base import Outcome
 from spawn.journal.database import DiskFull
 from tests.support.disks import fill
 from tests.support.disks import small_disk as small_disk_at
-from tests.support.journals import MIB, JournalUnderTest, until, update
+from tests.support.journals import MIB, JournalUnderTest, replace_calls, until, update
 
 
 @pytest.fixture
@@ -103,9 +103,7 @@ def test_a_disk_that_only_says_it_has_room_is_not_believed(
         tried.append(batch)
         raise DiskFull("database or disk is full")
 
-    database = under.journal._database  # type: ignore[attr-defined]
-    monkeypatch.setattr(database, "commit", full)
-    monkeypatch.setattr(database, "touch", full)
+    replace_calls(monkeypatch, under.journal, commit=full, touch=full)
     monkeypatch.setattr(committer, "RETRY_S", 0.02)
     with pytest.raises(JournalFull):
         under.journal.append(update(1))
@@ -164,14 +162,13 @@ def append_result(under: JournalUnderTest, body: bytes) -> int | JournalFull:
 def test_a_commit_of_unknown_outcome_is_the_end(under: JournalUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     under.append(3)
     under.journal.set_position("a", 1)
-    database = under.journal._database  # type: ignore[attr-defined]
 
     def fails(batch: object) -> None:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
 
-    monkeypatch.setattr(database, "commit", fails)
+    replace_calls(monkeypatch, under.journal, commit=fails)
     jobs = [gevent.spawn(break_result, under) for _ in range(5)]
     flushing = gevent.spawn(under.journal.wait_durable, "a", 3, 10)
     flushing.link_exception(lambda job: None)

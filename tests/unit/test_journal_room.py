@@ -18,7 +18,7 @@ from spawn.journal.database import DiskFull
 from spawn.journal.sqlite import BALLAST_BYTES, SqliteJournal
 from tests.support.disks import fill
 from tests.support.disks import small_disk as small_disk_at
-from tests.support.journals import MIB, JournalUnderTest, until, update
+from tests.support.journals import MIB, JournalUnderTest, replace_calls, until, update
 
 INLINE = b"y" * 200_000  # many pages of SQLite's, and no file
 FULL = "the disk that holds the journal is full"
@@ -146,7 +146,7 @@ def test_a_step_that_does_not_fit_is_tried_in_smaller_ones_and_the_full_disk_is_
         done: pruning.Pruning = prune(before, bounds)
         return done
 
-    monkeypatch.setattr(database(under), "prune", narrow)
+    replace_calls(monkeypatch, under.journal, prune=narrow)
     # When pruning is the first to find it full, then it gets through
     assert under.journal.prune(20, math.inf, 0, 40) == 5
     assert rows == [40, 20, 10, 5]
@@ -181,7 +181,7 @@ def test_a_body_that_arrives_while_others_are_refused_is_refused_too(
 
     monkeypatch.setattr(under.journal._bodies, "adopt", slow_second)  # type: ignore[attr-defined]
     monkeypatch.setattr(under.journal._bodies, "delete", slow_delete)  # type: ignore[attr-defined]
-    monkeypatch.setattr(database(under), "commit", full)
+    replace_calls(monkeypatch, under.journal, commit=full)
 
     def result(name: str) -> str:
         try:

@@ -18,7 +18,7 @@ from spawn.errors import JournalDamaged, JournalSlow, StateError
 from spawn.journal import bodies, committer, schema
 from spawn.journal.base import FileBody, Outcome, Range
 from spawn.journal.sqlite import SqliteJournal
-from tests.support.journals import MIB, JournalUnderTest, until, update
+from tests.support.journals import MIB, JournalUnderTest, replace_calls, until, update
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_what_is_committed_while_a_fate_is_looked_up_is_shown_once(
         assert release.wait(30)
         commit(batch)
 
-    monkeypatch.setattr(under.journal._database, "commit", slow)  # type: ignore[attr-defined]
+    replace_calls(monkeypatch, under.journal, commit=slow)
     under.journal.note_action("a", 1, 1, "retry", "10.0.0.7")
     under.journal.record("a", 1, 1, Outcome.REFUSED)
     until(lambda: under.journal._committer.in_flight.actions, "the commit is under way")  # type: ignore[attr-defined]
@@ -349,7 +349,7 @@ def test_a_body_is_durable_before_the_update_that_names_it(
     monkeypatch.setattr(os, "fsync", noting("content", os.fsync))
     monkeypatch.setattr(os, "rename", noting("rename", os.rename))
     monkeypatch.setattr(bodies, "sync_directory", noting("name", bodies.sync_directory))
-    monkeypatch.setattr(under.journal._database, "commit", noting("commit", commit))  # type: ignore[attr-defined]
+    replace_calls(monkeypatch, under.journal, commit=noting("commit", commit))
     under.journal.append(update(1, under.spooled(b"x" * 300_000)))
     assert [each for each in done if each != "content"] == ["rename", "name", "commit"]
     assert done[0] == "content"
@@ -500,7 +500,7 @@ def test_nobody_waits_for_ever_for_a_disk_that_is_slow(
 
     # Given a disk that does not finish a write
     with monkeypatch.context() as slow:
-        slow.setattr(under.journal._database, "commit", stuck)  # type: ignore[attr-defined]
+        replace_calls(slow, under.journal, commit=stuck)
         with pytest.raises(JournalSlow, match="has not finished a write"):
             under.journal.append(update(1))
     assert "has not finished a write for 0.05 s" in caplog.text
@@ -521,7 +521,7 @@ def test_stop_gives_up_at_its_deadline(under: JournalUnderTest, monkeypatch: pyt
         release.wait(20)
         commit(batch)
 
-    monkeypatch.setattr(under.journal._database, "commit", stuck)  # type: ignore[attr-defined]
+    replace_calls(monkeypatch, under.journal, commit=stuck)
     waiting = gevent.spawn(under.journal.append, update(1))
     waiting.link_exception(lambda job: None)
     gevent.sleep(0)
