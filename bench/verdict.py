@@ -91,9 +91,11 @@ def judge(target: Target, series: Series, strangers: Mapping[str, Sequence[float
         compared[target.beside] = theirs
         figures = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     spread = Spread.of(figures)
+    met = sum(map(target.allows, figures))
     for name, values in compared.items():
         if (apart := Spread.of(values).disagreement) > DISAGREE:
-            return Judgement(target, spread, Outcome.NOT_JUDGED, f"rounds of {name} disagree by {apart - 1:.0%}")
+            reason = f"rounds of {name} disagree by {apart - 1:.0%}; {met} of {len(figures)} meet it"
+            return Judgement(target, spread, Outcome.NOT_JUDGED, reason)
         if target.beside and (share := statistics.median(strangers[name])) > STRANGERS:
             return Judgement(target, spread, Outcome.NOT_JUDGED, f"strangers took {share:.0%} during {name}'s turns")
     return Judgement(target, spread, Outcome.MET if target.allows(spread.median) else Outcome.MISSED)

@@ -52,7 +52,7 @@ def test_rounds_of_either_that_disagree_by_more_than_thirty_percent_are_not_judg
     assert judge(target, rates(**steady | {busy: [100.0, 130.0]})).outcome is Outcome.MET
     judgement = judge(target, rates(**steady | {busy: [100.0, 131.0]}))
     assert judgement.outcome is Outcome.NOT_JUDGED
-    assert judgement.reason == f"rounds of {busy} disagree by 31%"
+    assert judgement.reason == f"rounds of {busy} disagree by 31%; 2 of 2 meet it"
 
 
 def test_rounds_in_which_one_did_nothing_disagree() -> None:
