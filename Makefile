@@ -14,6 +14,9 @@ COMPILED_TESTS := tests/contract tests/wire tests/service tests/e2e/test_compile
   tests/unit/test_spool.py tests/e2e/test_kill_spawn.py::test_nothing_acknowledged_is_lost_when_spawn_is_killed \
   $(NOT_COMPILED:%=--ignore-glob='tests/%.py')
 ARGS   ?=
+# Whole runs share the tests among so many processes: most tests wait for something, most of the time.
+JOBS   ?= 2
+PARALLEL = $(if $(ARGS),,--numprocesses=$(JOBS) --dist=worksteal)
 MINUTES ?= 15
 SEED   ?=
 TARGET ?=
@@ -24,7 +27,8 @@ REPLAY ?=
 
 help:
 	@echo "make run        start Spawn in test mode (ARGS='--config=…' passes flags on)"
-	@echo "make test       every test (ARGS='-k name' passes flags on to pytest, and leaves out test-compiled)"
+	@echo "make test       every test, two at a time (JOBS=0: one after the other; ARGS='-k name' passes flags on to"
+	@echo "                pytest instead, and leaves out test-compiled)"
 	@echo "make compiled   build Spawn compiled by mypyc, as a wheel, and install it in $(COMPILED) (needs a C compiler)"
 	@echo "make test-compiled  the tests of what requests run through, with the compiled build"
 	@echo "make faults     the fault suite alone (SPAWN_FAULT_SEED=N repeats a kill loop and a history)"
@@ -68,14 +72,14 @@ test: $(BIN)/.tools
 	@if [ "$$CI" = true ]; then $(MAKE) --no-print-directory test-deps; \
 	elif [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
 	  echo "root on Debian: installing the system programs that some tests use"; $(MAKE) --no-print-directory test-deps; fi
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 	@$(if $(ARGS),,if [ "$$CI" = true ] || command -v $${CC:-cc} >/dev/null; then \
 	  $(MAKE) --no-print-directory test-compiled; else echo "no C compiler: the compiled build is not tested"; fi)
 
 # From a copy of the tests, beside which there is no source that could be imported instead.
 test-compiled: $(COMPILED)/.built
 	rm -rf $(COMPILED)/copy && mkdir $(COMPILED)/copy && cp -R tests bench docs pyproject.toml README.md $(COMPILED)/copy
-	cd $(COMPILED)/copy && ../bin/python -m pytest --compiled $(or $(ARGS),$(COMPILED_TESTS))
+	cd $(COMPILED)/copy && ../bin/python -m pytest --compiled $(PARALLEL) $(or $(ARGS),$(COMPILED_TESTS))
 
 faults: $(BIN)/.tools
 	$(BIN)/python -m pytest tests/e2e/faults $(ARGS)

@@ -41,6 +41,7 @@ setup(
         "test": [
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.155,<7",
             "import-linter>=2.11,<3",
             "schemathesis>=4.10,<5",

@@ -11,7 +11,7 @@ import pytest
 
 from spawn.http11 import wire
 from tests.support.cluster import Cluster, Settings
-from tests.support.processes import MARK, Processes, leftovers, session_mark
+from tests.support.processes import IS_WORKER, MARK, Processes, leftovers, session_mark
 
 SUITES = ("unit", "contract", "wire", "service", "e2e")  # quick ones first
 SHOWN_LINES = 80
@@ -65,9 +65,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A process that outlives the tests is a fault of the run, even if every test passed."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """A process that outlives the tests is a fault of the run, even if every test passed.
+
+    Looked for when all is over: the workers of pytest-xdist have the mark too, and others are still at work when the
+    first of them ends.
+    """
+    yield
+    if IS_WORKER:
+        return
     left = leftovers()
     for process in left:
         print(f"\nleft running: pid {process.pid}: {' '.join(process.cmdline())[:200]}")

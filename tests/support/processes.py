@@ -20,7 +20,10 @@ import psutil
 from tests.support.waiting import eventually
 
 MARK = "SPAWN_TEST_SESSION"
-_SESSION = uuid.uuid4().hex
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+_SESSION = os.environ[MARK] if IS_WORKER else uuid.uuid4().hex
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # they run at the same time, each with
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # ports of its own
 _FIRST_PORT, _LAST_PORT = (
     12_000,
     32_000,
@@ -31,7 +34,7 @@ _given_ports: set[int] = set()
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens on and that this test session has not handed out before."""
     for _ in range(500):
-        port = random.randrange(_FIRST_PORT, _LAST_PORT)
+        port = random.randrange(_FIRST_PORT + _WORKER, _LAST_PORT, _WORKERS)
         if port in _given_ports:
             continue
         with socket.socket() as probe:

@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[2]
 SLEEPER = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
 
 
-def run_pytest(directory: Path, text: str, **environment: str) -> tuple[int, str]:
+def run_pytest(directory: Path, text: str, *options: str, **environment: str) -> tuple[int, str]:
     """Run one test file with the project's conftest, in a session of its own."""
     (directory / "test_inner.py").write_text(text, "utf-8")
     (directory / "pytest.ini").write_text("[pytest]\n", "utf-8")
+    fixed = ("-p", "tests.conftest", "-p", "no:cacheprovider", "-rs")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rs", str(directory)],
+        [sys.executable, "-m", "pytest", *fixed, *options, str(directory)],
         cwd=directory,
         env=clean_environment(directory, {"PYTHONPATH": str(ROOT), **environment}),
         stdin=subprocess.DEVNULL,
@@ -51,12 +52,19 @@ def test_a_missing_program_fails_under_ci(tmp_path: Path) -> None:
     assert "the program no-such-program is missing" in output
 
 
-def test_a_process_that_outlives_the_tests_fails_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-n2",)], ids=["one after the other", "two at a time"])
+def test_a_process_that_outlives_the_tests_fails_the_run(tmp_path: Path, options: tuple[str, ...]) -> None:
     leaving = f"import subprocess, sys\ndef test_leaving():\n    subprocess.run([sys.executable, '-c', {SLEEPER!r}])\n"
-    code, output = run_pytest(tmp_path, leaving)
+    code, output = run_pytest(tmp_path, leaving, *options)
     assert "1 passed" in output
-    assert "left running: pid" in output
+    assert output.count("left running: pid") == 1
+    assert "import time; time.sleep(60)" in output
     assert code == 1
+
+
+def test_nothing_is_left_of_tests_two_at_a_time(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, "def test_nothing(): pass\n", "-n2")
+    assert (code, "left running" in output) == (0, False)
 
 
 def test_a_failed_test_shows_what_its_processes_printed(tmp_path: Path) -> None:
