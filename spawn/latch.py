@@ -1,7 +1,7 @@
 """A latch: opened once, and waited for by one greenlet, with a deadline.
 
 Every update waits twice, for the disk and for its answer. gevent's events serve any number of greenlets, and end a wait
-by an exception from a timer that has a greenlet of its own to throw it; this costs half as much.
+by an exception that a timer throws; this costs half as much.
 """
 
 from __future__ import annotations

@@ -157,3 +157,26 @@ def test_what_is_taken_back_is_not_sent(readiness: Readiness, theirs: socket.soc
     theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
         theirs.recv(10)
+
+
+def test_what_came_before_its_turn_keeps_back_what_is_sent_only_if_quiet(
+    readiness: Readiness, theirs: socket.socket
+) -> None:
+    assert readiness.is_quiet()
+    theirs.sendall(b"x")
+    assert not readiness.is_quiet()
+    readiness.send_soon(b"question", only_if_quiet=True)
+    with pytest.raises(Unsent):
+        readiness.receive(10, first_wait=True)
+    assert readiness.take_unsent() == b"question"
+
+
+def test_a_look_that_fails_is_not_quiet_and_keeps_nobody_waiting(readiness: Readiness) -> None:
+    def fails(timeout_ms: int) -> list[object]:
+        raise OSError(12, "Cannot allocate memory")
+
+    readiness._look = fails
+    readiness.send_soon(b"question", only_if_quiet=True)
+    with pytest.raises(Unsent):
+        readiness.receive(10, first_wait=True)
+    assert readiness.take_unsent() == b"question"

@@ -78,7 +78,7 @@ def test_a_connection_that_the_node_closed_is_replaced_in_silence(client: Client
             assert node.connections == count
 
 
-@pytest.mark.parametrize("on_sent", [None, lambda: None], ids=["a read", "a delivery"])
+@pytest.mark.parametrize("on_sent", [None, lambda: None], ids=["in its turn", "with a call when sent"])
 @pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
 def test_one_that_ends_before_its_turn_to_send_is_not_sent_on(
     client: ClientUnderTest, last_words: bytes, on_sent: Callable[[], None] | None
