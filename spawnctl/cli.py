@@ -17,6 +17,7 @@ from spawn.config import load
 from spawn.errors import ConfigError, StartError
 from spawnctl import control, foreground, places, rehearsal, usage
 from spawnctl.foreground import Plan
+from spawnctl.text import USAGE
 from spawnctl.unit import Machine
 from spawnctl.usage import CommandLine, UsageError
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(usage.parse(sys.argv[1:] if argv is None else argv, VERSION))
     except UsageError as error:
-        return _complain([f"spawnctl: {error}", usage.USAGE], 2)
+        return _complain([f"spawnctl: {error}", USAGE], 2)
     except ConfigError as error:
         return _complain(error.faults, 2)
     except StartError as error:
@@ -67,7 +68,7 @@ def _check(line: CommandLine) -> int:
     for warning in (*loaded.warnings, *found.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     if found.faults:
-        return _complain(found.faults, 1)
+        return _complain(found.faults, 2)
     count = len(loaded.config.nodes)
     print(f"{loaded.path or 'defaults (no configuration file found)'}: valid, {count} node{'s' * (count != 1)}")
     return 0

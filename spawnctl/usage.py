@@ -1,6 +1,6 @@
-"""The command line: the usage text, what docopt makes of it, and one line for a user who mistyped.
+"""The command line: what docopt makes of the usage text, and one line for a user who mistyped.
 
-docopt reads the text below and nothing else, so what ``-h`` shows is what is accepted. Its own complaint about a bad
+docopt reads ``text.TEXT`` and nothing else, so what ``-h`` shows is what is accepted. Its own complaint about a bad
 command line is a dump of its internals, so ``parse`` catches it and looks for the reason itself (``explain``).
 """
 
@@ -16,63 +16,15 @@ from docopt import DocoptExit, DocoptLanguageError, docopt
 
 from spawn.config import FLAGS as CONFIG_FLAGS
 from spawn.errors import SpawnError
-
-TEXT = """\
-spawnctl - Spawn Sync Service Control
-
-Usage:
-  spawnctl install [options]
-  spawnctl (remove | start | stop | status)
-  spawnctl check [options]
-  spawnctl [options]
-  spawnctl --restored [options]
-  spawnctl start --restored
-  spawnctl -h | --help
-  spawnctl -v | --version
-
-Commands:
-  install           Install as service
-  remove            Remove service
-  start             Start service
-  stop              Stop service
-  status            Check service status
-  check             Check the configuration without starting
-
-  -h --help         Show this screen
-  -v --version      Show version
-  -t --test         Test mode
-
-Options:
-  --config=PATH          Path to the config file
-  --host=HOST            Host name or IP address
-  --port=PORT            Port number
-  --api-host=HOST        API host name or IP address
-  --api-port=PORT        API port number
-  --round-robin          Use round-robin mode for querying of nodes
-  --by-priority          Nodes will queried according to priority
-  --check-sec=SECONDS    Check nodes every number of seconds
-  --check-url=URL        URL to check nodes (/info, etc)
-  --check-regexp=REGEXP  Regexp pattern to check nodes
-  --state-dir=PATH       Directory of the journal and the nodes' positions
-  --log-level=LEVEL      debug, info, warning, error or critical
-  --log-file=PATH        Log to this file instead of the terminal
-  --restored             The state directory comes from a backup: this start
-                         makes it a journal of its own, all nodes out of sync
-
-Without a command the service runs in the foreground. Options override the config
-file; those given to "install" become the command line of the service.
-"""
-USAGE = TEXT[TEXT.index("Usage:") : TEXT.index("\n\nCommands:")]
-
-COMMANDS = ("install", "remove", "start", "stop", "status", "check")
-BARE_COMMANDS = ("remove", "start", "stop", "status")  # those that take no options
+from spawnctl.text import COMMANDS, FOREGROUND, OPTIONS, TEXT
 
 # flag → the key of the configuration that it overrides
 OVERRIDES = dict(CONFIG_FLAGS)
-SWITCHES = ("--help", "--version", "--test", "--round-robin", "--by-priority", "--restored")
-FLAGS = ("--help", "--version", "--test", "--config", *OVERRIDES, "--restored")
+FLAGS = tuple(option.flag for option in OPTIONS)
+SWITCHES = tuple(option.flag for option in OPTIONS if not option.value)
 PATH_KEYS = ("state-dir", "log.file")
-SHORT = {"h": "--help", "v": "--version", "t": "--test"}
+SHORT = {option.short[1:]: option.flag for option in OPTIONS if option.short}
+SERVICE_COMMANDS = tuple(name for name, command in COMMANDS.items() if "--user" in command.flags)
 
 
 class UsageError(SpawnError):
@@ -83,11 +35,14 @@ class UsageError(SpawnError):
 class CommandLine:
     """What the user asked for. ``overrides`` maps keys of the configuration to values as typed."""
 
-    command: str  # one of COMMANDS, or empty: run in the foreground
+    command: str  # one of text.COMMANDS, or empty: run in the foreground
     test: bool
     config: str | None
     overrides: dict[str, object]
     restored: bool = False
+    user: bool = False  # the service is this user's own
+    purge: bool = False  # what "remove" would leave is deleted too
+    shell: str = ""  # whose completion is to be printed
 
     def as_options(self) -> list[str]:
         """Spell the options out again, one word each, for the command line of an installed service."""
@@ -114,16 +69,24 @@ def parse(argv: Sequence[str], version: str) -> CommandLine:
         found = docopt(TEXT, list(argv), True, version)
     except (DocoptExit, DocoptLanguageError):
         raise UsageError(explain(argv)) from None
-    command = next((name for name in COMMANDS if found[name]), "")
-    if found["--test"] and command:
-        raise UsageError(f"-t is for running in the foreground, it does not go with '{command}'")
-    if found["--restored"] and found["--test"]:
-        raise UsageError("--restored does not go with -t: test mode begins with an empty state")
     empty = next((flag for flag, key in OVERRIDES.items() if key in PATH_KEYS and found[flag] == ""), None)
     if empty:  # in the file that means the default; here it is a shell variable that is not set
         raise UsageError(f"{empty} needs a path, not nothing")
-    overrides, restored = _overrides(found), bool(found["--restored"])
-    return CommandLine(command, bool(found["--test"]), found["--config"], overrides, restored)
+    return _command_line(found)
+
+
+def _command_line(found: dict[str, Any]) -> CommandLine:
+    command = next((name for name in COMMANDS if found[name]), "")
+    return CommandLine(
+        command=command,
+        test=bool(found["--test"]),
+        config=found["--config"],
+        overrides=_overrides(found),
+        restored=bool(found["--restored"]),
+        user=bool(found["--user"]),
+        purge=bool(found["--purge"]),
+        shell=next((word for word in COMMANDS[command].words if found[word]), "") if command else "",
+    )
 
 
 def _overrides(found: dict[str, Any]) -> dict[str, object]:
@@ -134,23 +97,65 @@ def _overrides(found: dict[str, Any]) -> dict[str, object]:
 def explain(argv: Sequence[str]) -> str:
     """Say in one line why docopt refused this command line."""
     words, flags, fault = _split(argv)
-    if fault:
+    if fault := fault or _fault_of_words(words):
         return fault
-    for word in words:
-        if word not in COMMANDS:
-            return f"unknown command '{word}'{_nearest(word, COMMANDS)}"
-    if len(words) > 1:
-        return f"one command at a time, not {' and '.join(words)}"
-    if words and "--restored" in flags:
-        if words == ["start"]:
-            return "'start' takes no option but --restored (the others are given to 'install')"
-        return f"--restored is for one start, it does not go with '{words[0]}'"
-    if words and words[0] in BARE_COMMANDS and flags:
-        return f"'{words[0]}' takes no options (those of the service are given to 'install')"
+    command = words[0] if words else ""
+    accepted = (COMMANDS[command] if command else FOREGROUND).flags
+    for flag in flags:
+        if flag not in accepted:
+            return _misplaced(flag, command)
     twice = next((flag for flag in flags if flags.count(flag) > 1), None)
     if twice:
         return f"{twice} is given twice"
+    if {"--restored", "--test"} <= set(flags):
+        return "--restored does not go with -t: test mode begins with an empty state"
     return "these arguments do not go together"
+
+
+def _fault_of_words(words: Sequence[str]) -> str:
+    if not words:
+        return ""
+    command, *others = words
+    if command in COMMANDS and (wanted := COMMANDS[command].words):
+        return _fault_of_argument(command, others, wanted)
+    for word in words:
+        if word not in COMMANDS:
+            return f"unknown command '{word}'{_nearest(word, tuple(COMMANDS))}"
+    return f"one command at a time, not {' and '.join(words)}" if others else ""
+
+
+def _fault_of_argument(command: str, given: Sequence[str], wanted: Sequence[str]) -> str:
+    """What is wrong with the words behind a command that needs one of those that are wanted."""
+    choice = " or ".join(wanted)
+    if not given:
+        return f"'{command}' needs to be told which: {choice}"
+    unknown = next((word for word in given if word not in wanted), None)
+    if unknown is not None:
+        return f"'{command}' is for {choice}, not for '{unknown}'"
+    return f"one at a time, not {' and '.join(given)}" if len(given) > 1 else ""
+
+
+def _misplaced(flag: str, command: str) -> str:
+    """Why a command, or a start in the foreground, does not take an option that there is."""
+    if flag == "--user":
+        where = f"not with '{command}'" if command else "which has to be named"
+        return f"--user is for a service: it goes with {_series(SERVICE_COMMANDS, 'or')}, {where}"
+    if flag == "--purge":
+        return "--purge goes with 'remove' only"
+    if flag == "--restored":
+        return f"--restored is for one start, it does not go with '{command}'"
+    if flag == "--test":
+        return f"-t is for running in the foreground, it does not go with '{command}'"
+    taken = COMMANDS[command].flags
+    if not taken:
+        return f"'{command}' takes no options"
+    return f"'{command}' takes no option but {_series(taken, 'and')} (those of the service are given to 'install')"
+
+
+def _series(names: Sequence[str], joint: str) -> str:
+    """``a, b and c``"""
+    *first, last = names
+    return f"{', '.join(first)} {joint} {last}" if first else last
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], str]:

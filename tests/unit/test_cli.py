@@ -15,10 +15,10 @@ import pytest
 import spawn
 from spawn.config import Config
 from spawn.config.schema import HealthCheckConfig, QueryMode
-from spawnctl import cli, usage
+from spawnctl import cli, text
 from spawnctl.control import outcome
 from spawnctl.rehearsal import guide, sandbox_config
-from spawnctl.usage import UsageError, parse
+from spawnctl.usage import CommandLine, UsageError, parse
 from tests.support.spawnctl import environment, spawnctl
 
 SEED_FLAGS = {
@@ -41,13 +41,32 @@ def test_every_flag_of_the_seed_overrides_its_key(flag: str, override: tuple[str
     assert line.overrides == dict([override])
 
 
+FOR_INSTALL = "(those of the service are given to 'install')"
+FOR_SERVICES = "--user is for a service: it goes with install, remove, start, stop or status"
+
+
 def test_flags_that_were_not_given_override_nothing() -> None:
     assert parse(["--config=x"], "").overrides == {}
 
 
-@pytest.mark.parametrize("command", usage.COMMANDS)
+@pytest.mark.parametrize("command", [name for name, command in text.COMMANDS.items() if not command.words])
 def test_commands(command: str) -> None:
-    assert parse([command], "").command == command
+    assert parse([command], "") == CommandLine(command, False, None, {})
+
+
+@pytest.mark.parametrize("command", ["install", "remove", "start", "stop", "status"])
+def test_a_service_may_be_the_users_own(command: str) -> None:
+    line = parse([command, "--user"], "")
+    assert line == CommandLine(command, False, None, {}, user=True)
+    assert line.as_options() == [], "it is no option of the service"
+
+
+def test_options_of_a_command_go_together() -> None:
+    assert parse(["remove", "--user", "--purge"], "") == CommandLine("remove", False, None, {}, user=True, purge=True)
+    assert parse(["--restored", "start", "--user"], "") == CommandLine(
+        "start", False, None, {}, restored=True, user=True
+    )
+    assert parse(["install", "--port=7", "--user"], "").as_options() == ["--port=7"]
 
 
 def test_restored_is_for_one_start_in_the_foreground_or_the_background() -> None:
@@ -74,8 +93,10 @@ def test_restored_makes_no_directory_where_there_was_none(tmp_path: Path, words:
         ("-x", "unknown option -x"),
         ("strat", "unknown command 'strat' (did you mean start?)"),
         ("start stop", "one command at a time, not start and stop"),
-        ("start --port=1", "'start' takes no options (those of the service are given to 'install')"),
-        ("status -t", "'status' takes no options (those of the service are given to 'install')"),
+        ("start --port=1", f"'start' takes no option but --restored and --user {FOR_INSTALL}"),
+        ("stop --port=1", f"'stop' takes no option but --user {FOR_INSTALL}"),
+        ("remove --host=a", f"'remove' takes no option but --user and --purge {FOR_INSTALL}"),
+        ("status -t", "-t is for running in the foreground, it does not go with 'status'"),
         ("--port", "--port needs a value"),
         ("--round-robin=yes", "--round-robin takes no value"),
         ("--port=1 --port=2", "--port is given twice"),
@@ -85,9 +106,19 @@ def test_restored_makes_no_directory_where_there_was_none(tmp_path: Path, words:
         ("install --restored", "--restored is for one start, it does not go with 'install'"),
         ("check --restored", "--restored is for one start, it does not go with 'check'"),
         ("stop --restored", "--restored is for one start, it does not go with 'stop'"),
-        ("start --restored --port=1", "'start' takes no option but --restored (the others are given to 'install')"),
+        ("start --restored --port=1", f"'start' takes no option but --restored and --user {FOR_INSTALL}"),
         ("-t --restored", "--restored does not go with -t: test mode begins with an empty state"),
         ("install -t", "-t is for running in the foreground, it does not go with 'install'"),
+        ("check -t", "-t is for running in the foreground, it does not go with 'check'"),
+        ("--user", f"{FOR_SERVICES}, which has to be named"),
+        ("-t --user", f"{FOR_SERVICES}, which has to be named"),
+        ("check --user", f"{FOR_SERVICES}, not with 'check'"),
+        ("install --user --user", "--user is given twice"),
+        ("install --user=me", "--user takes no value"),
+        ("--purge", "--purge goes with 'remove' only"),
+        ("install --purge", "--purge goes with 'remove' only"),
+        ("stop --purge --user", "--purge goes with 'remove' only"),
+        ("start now", "unknown command 'now'"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(words: str, reason: str) -> None:
@@ -100,14 +131,14 @@ def test_a_bad_command_line_exits_2_with_the_usage(capsys: pytest.CaptureFixture
     assert cli.main(["--prot=7"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == f"spawnctl: unknown option --prot (did you mean --port?)\n{usage.USAGE}\n"
+    assert shown.err == f"spawnctl: unknown option --prot (did you mean --port?)\n{text.USAGE}\n"
 
 
 def test_help_is_the_usage_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["-h"])
     assert not caught.value.code
-    assert capsys.readouterr().out.strip() == usage.TEXT.strip()
+    assert capsys.readouterr().out.strip() == text.TEXT.strip()
 
 
 def test_version_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +206,7 @@ def test_check_looks_at_the_places_that_are_named(tmp_path: Path, config: dict[s
     (tmp_path / "sub").mkdir()
     (tmp_path / "spawn.conf").write_text(json.dumps(config))
     done = spawnctl("check", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
     assert line.startswith(said.format(tmp_path))
 
