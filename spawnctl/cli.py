@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import spawn
 from spawn import log as spawn_log
 from spawn.config import load
 from spawn.errors import ConfigError, StartError
-from spawnctl import control, foreground, places, rehearsal, usage
+from spawnctl import completion, control, foreground, manual, places, rehearsal, usage
 from spawnctl.foreground import Plan
 from spawnctl.text import USAGE
 from spawnctl.unit import Machine
@@ -25,6 +25,10 @@ log = logging.getLogger("spawn.service")
 
 VERSION = f"Spawn Sync Service {spawn.__version__} {spawn.__date__}"
 CANCELLED = 130  # what a shell shows for a command that Ctrl-C ended
+PRINTED: dict[str, Callable[[CommandLine], str]] = {
+    "completion": lambda line: completion.script(line.shell),
+    "manual": lambda line: manual.page(spawn.__version__, spawn.__date__),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +59,9 @@ def _complain(lines: Sequence[str], code: int) -> int:
 def _dispatch(line: CommandLine) -> int:
     if line.command == "check":
         return _check(line)
+    if line.command in PRINTED:
+        print(PRINTED[line.command](line), end="")
+        return 0
     if line.command:
         return control.run(line, Machine())
     foreground.hold_later_signals()

@@ -1,15 +1,17 @@
 """The usage text, and what it says taken apart: which commands there are, which options, and which go together.
 
-The original's lines come first in each section, as they were; what is new stands below them.
+``usage`` gives the text to docopt, ``completion`` and ``manual`` make a shell's completion and the man page of it, so
+none of them can know an option that another does not. The original's lines come first in each section, as they were;
+what is new stands below them.
 
-Invariant: an option that a usage line names is accepted by that line only; ``[options]`` are all the others, as docopt
-has it.
+Invariants: only the standard library is imported, since the build makes files of this before anything is installed.
+An option that a usage line names is accepted by that line only; ``[options]`` are all the others, as docopt has it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 PROGRAM = "spawnctl"
@@ -27,6 +29,8 @@ Usage:
   spawnctl (stop | status) [--user]
   spawnctl check [options]
   spawnctl --restored [options]
+  spawnctl completion (bash | zsh)
+  spawnctl manual
 
 Commands:
   install           Install as service
@@ -40,6 +44,8 @@ Commands:
   -t --test         Test mode
 
   check             Check the configuration without starting
+  completion        Print what completes this command in bash or zsh
+  manual            Print the source of the man page
 
 Options:
   --config=PATH          Path to the config file
@@ -123,13 +129,29 @@ OPTIONS = tuple(_option(left, text) for left, text in _LEFT if left.startswith("
 _NAMED = frozenset().union(*(line.flags for line in _LINES))
 
 
+def _taken(lines: Iterable[_Line]) -> tuple[str, ...]:
+    """The options that at least one of these lines accepts, in the order of the text."""
+    shortcut, named = False, set[str]()
+    for line in lines:
+        shortcut |= line.shortcut
+        named |= line.flags
+    return tuple(one.flag for one in OPTIONS if one.flag in named or (shortcut and one.flag not in _NAMED))
+
+
 def _command(name: str, text: str) -> Command:
     lines = [line for line in _LINES if name in line.names]
-    taken = frozenset().union(*(line.flags for line in lines))
-    shortcut = any(line.shortcut for line in lines)
-    flags = tuple(one.flag for one in OPTIONS if one.flag in taken or (shortcut and one.flag not in _NAMED))
-    return Command(name, text, flags, tuple(word for line in lines for word in line.words))
+    return Command(name, text, _taken(lines), tuple(word for line in lines for word in line.words))
 
 
 COMMANDS = {left: _command(left, text) for left, text in _LEFT if not left.startswith("-")}
 FOREGROUND = _command("", "")
+
+
+SHARED = tuple(option.flag for option in OPTIONS if option.flag not in _NAMED)  # what "[options]" stands for
+
+
+def excluded_by(flag: str) -> tuple[str, ...]:
+    """The options of the commands that take this one which no line accepts with it, and itself."""
+    about = {other for one in (*COMMANDS.values(), FOREGROUND) if flag in one.flags for other in one.flags}
+    beside = _taken(line for line in _LINES if flag in _taken([line]))
+    return tuple(option.flag for option in OPTIONS if option.flag in about.difference(beside) | {flag})

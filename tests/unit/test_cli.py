@@ -119,6 +119,13 @@ def test_restored_makes_no_directory_where_there_was_none(tmp_path: Path, words:
         ("install --purge", "--purge goes with 'remove' only"),
         ("stop --purge --user", "--purge goes with 'remove' only"),
         ("start now", "unknown command 'now'"),
+        ("completion", "'completion' needs to be told which: bash or zsh"),
+        ("completion fish", "'completion' is for bash or zsh, not for 'fish'"),
+        ("completion bash zsh", "one at a time, not bash and zsh"),
+        ("completion bash --port=1", "'completion' takes no options"),
+        ("manual --port=1", "'manual' takes no options"),
+        ("manual bash", "unknown command 'bash'"),
+        ("bash", "unknown command 'bash'"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(words: str, reason: str) -> None:
