@@ -17,8 +17,8 @@ from spawn.config import load
 from spawn.errors import ConfigError, StartError
 from spawnctl import completion, control, foreground, manual, places, rehearsal, usage
 from spawnctl.foreground import Plan
+from spawnctl.machine import Machine
 from spawnctl.text import USAGE
-from spawnctl.unit import Machine
 from spawnctl.usage import CommandLine, UsageError
 
 log = logging.getLogger("spawn.service")

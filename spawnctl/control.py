@@ -14,58 +14,75 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from spawn.config import Config, default_state_dir, load
-from spawn.config.load import SEARCH
+from spawn.config import Config, default_state_dir
 from spawn.errors import ConfigError, StartError
 from spawn.state.directory import StateDirectory
-from spawnctl import foreground, process, unit, usage
+from spawnctl import account, daemon, files, foreground, install, installed, pidfile, purge
+from spawnctl.daemon import Daemon
 from spawnctl.foreground import Plan
-from spawnctl.process import DaemonError, PidFile
-from spawnctl.unit import Init, Machine, UnitError
+from spawnctl.machine import USER, ControlError, Init, Machine
+from spawnctl.pidfile import PidFile
+from spawnctl.privileges import Identity
+from spawnctl.systemd import UNPRIVILEGED_PORTS, Systemd
 from spawnctl.usage import CommandLine
 
 VERBS = {"install": "Install", "remove": "Removing", "start": "Starting", "stop": "Stopping"}
-SERVICE_SEARCH = ("/etc/spawn/spawn.conf",)  # an installed service has no working directory of the user's
 READY_TIMEOUT_S = 60.0
 STOP_MARGIN_S = 15.0  # for what comes after timeouts.shutdown
 MAX_STOP_S = 120.0  # where the configuration of the running service is not known
-RESTORED_BY_HAND = (
-    "systemd starts the service with the options of 'install' only: start it by hand this once, with "
-    "'runuser -u {user} -- {python} -P -m spawnctl --restored' and those options, end it with Ctrl-C when it serves, "
-    "then 'spawnctl start'"
-)
+NOT_INSTALLED = "Service is not installed"
+KEPT = "Kept: {what}. 'spawnctl remove --purge{own}' deletes that, too."
 RUNNING, STOPPED, UNKNOWN = 0, 3, 4  # the LSB's exit codes of status
+CANCELLED = 1
 
 
 def run(line: CommandLine, machine: Machine) -> int:
     """Carry out one of the five commands; the return value is the exit code."""
+    try:
+        machine = machine.for_user(_is_users_own(line, machine))
+    except ControlError as error:
+        return _failed([str(error)], 1)
     if line.command == "status":
         return _status(machine)
+    if line.purge and not _agreed(machine):
+        print("Nothing has been removed.")
+        return CANCELLED
     print(f"{VERBS[line.command]} Spawn Sync Service:", end="", flush=True)
     try:
-        _carry_out(line, machine)
+        notes = _carry_out(line, machine)
     except ConfigError as error:
         return _failed(error.faults, 2)
-    except (UnitError, DaemonError) as error:
+    except ControlError as error:
         return _failed([str(error), *(f"  {line}" for line in error.log_tail)], 1)
     except (StartError, OSError) as error:
         return _failed([str(error)], 1)
     print(outcome(True, sys.stdout))
-    if line.command == "remove":
-        print(f"The configuration stays in {machine.config_file.parent}, the journal in its state directory.")
+    for note in notes:
+        print(note)
     return 0
 
 
-def _carry_out(line: CommandLine, machine: Machine) -> None:
+def _is_users_own(line: CommandLine, machine: Machine) -> bool:
+    """Whose service is meant. A user who has one, on a machine that has none, need not say ``--user``."""
+    if line.user or machine.uid == 0 or line.command == "install":
+        return line.user
+    return machine.installed() is Init.NONE and machine.for_user(True).installed() is Init.SYSTEMD
+
+
+def _carry_out(line: CommandLine, machine: Machine) -> Sequence[str]:
+    """Returns what there is to say beyond the one line."""
+    if machine.user and line.command in ("start", "stop") and machine.installed() is Init.NONE:
+        raise ControlError(f"{NOT_INSTALLED}: 'spawnctl install --user' does that")
     match line.command:
         case "install":
-            _install(machine, line.with_absolute_paths())
+            return install.install(machine, install.plan(machine, line))
         case "remove":
-            unit.remove(machine, lambda: _stop_if_running(machine))
+            return _remove(machine, line.purge)
         case "start":
             _start(machine, line.restored)
         case "stop":
             _stop(machine)
+    return []
 
 
 def outcome(good: bool, stream: TextIO) -> str:
@@ -83,85 +100,159 @@ def _failed(lines: Sequence[str], code: int) -> int:
     return code
 
 
-def _install(machine: Machine, line: CommandLine) -> None:
-    """Everything is checked before anything is written."""
-    unit.check_can_install(machine)
-    load(line.config, line.overrides, search=SERVICE_SEARCH)
-    unit.install(machine, line.as_options())
+# -- remove
+
+
+def _agreed(machine: Machine) -> bool:
+    """Whether the operator wants all of it gone. A script that says ``--purge`` is not asked."""
+    if not sys.stdin.isatty() or (machine.uid != 0 and not machine.user):
+        return True
+    found = purge.find(machine)
+    if not found:
+        return True
+    print("Beside the service this deletes for ever:", *found.lines(), sep="\n")
+    try:
+        return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+def _remove(machine: Machine, everything: bool) -> Sequence[str]:
+    machine.need_root()
+    found = purge.find(machine)
+    if machine.installed() is not Init.NONE:
+        install.remove(machine, lambda: _stop_if_running(machine))
+    elif not (everything and found):
+        raise ControlError(NOT_INSTALLED)
+    elif _runs(machine):
+        raise ControlError("the service runs: 'spawnctl stop' first")
+    if everything:
+        purge.purge(machine, found)
+        return []
+    kept = [f"the configuration in {found.config_dir}"] if found.config_dir else []
+    kept += [f"the journal in {found.state_dir}"] if found.state_dir else []
+    own = " --user" if machine.user else ""
+    return [KEPT.format(what=", ".join(kept), own=own)] if kept else []
+
+
+def _stop_if_running(machine: Machine) -> None:
+    if _runs(machine):
+        _stop(machine)
+
+
+def _runs(machine: Machine) -> bool:
+    if machine.installed() is Init.SYSTEMD:
+        return not Systemd(machine).has_stopped()
+    return _find_pid_file(machine).holder() is not None
+
+
+# -- start
 
 
 def _start(machine: Machine, restored: bool) -> None:
-    installed = machine.installed()
-    if installed is Init.SYSTEMD:
-        if restored:
-            raise UnitError(RESTORED_BY_HAND.format(user=unit.USER, python=machine.python))
-        return unit.start_systemd(machine)
-    if installed is Init.SYSV:
+    here = machine.installed()
+    if here is Init.SYSTEMD:
         machine.need_root()
-    plan = dataclasses.replace(_plan(machine), restored=restored)
+        installed.plan(machine)  # a faulty configuration is said here, at once and in full
+        return Systemd(machine).start([*installed.command(machine), "--restored"] if restored else ())
+    if here is Init.SYSV:
+        machine.need_root()
+    plan = installed.with_log_file(machine, dataclasses.replace(installed.plan(machine), restored=restored))
     pid_file = _pid_file(machine, plan.state_dir)
     if restored:
         StateDirectory(str(plan.state_dir)).require()  # before the directory is made, or the log file in it
-    with suppress(OSError):  # the service says what is wrong with it
-        plan.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a pid file in it makes it less private
+    identity = _identity(machine, plan) if here is Init.SYSV else None
+    if identity is None:
+        with suppress(OSError):  # the service says what is wrong with it
+            plan.state_dir.mkdir(
+                mode=0o700, parents=True, exist_ok=True
+            )  # before a pid file in it makes it less private
 
     def serve(ready: Callable[[], None]) -> int:
         return foreground.serve(plan, on_ready=lambda service: ready())
 
-    process.start_daemon(serve, pid_file, Path(plan.config.log.file), READY_TIMEOUT_S)
+    daemon.start(Daemon(serve, pid_file, Path(plan.config.log.file), identity), READY_TIMEOUT_S)
     return None
 
 
-def _plan(machine: Machine) -> Plan:
-    """What the daemon runs: the options of ``install`` or none, and a log file, since it has no terminal."""
-    words = machine.options()
-    line = usage.parse(words or [], "")
-    loaded = load(line.config, line.overrides, search=SEARCH if words is None else SERVICE_SEARCH)
-    plan = Plan.make(loaded, line.overrides)
-    if plan.config.log.file:
-        return plan
-    return plan.logging_to(Path("/var/log/spawn.log") if machine.uid == 0 else plan.state_dir / "spawn.log")
+def _identity(machine: Machine, plan: Plan) -> Identity:
+    """Whom an installed service runs as. Its log file is made for it, since it may not make one in /var/log."""
+    account.owner(machine)
+    files.create_empty(Path(plan.config.log.file), install.LOG_MODE, account.log_owner(machine))
+    user = machine.account(USER)
+    assert user is not None  # owner() has seen it
+    return Identity(user, min(plan.config.port, plan.config.api.port) < UNPRIVILEGED_PORTS)
 
 
 def _pid_file(machine: Machine, state_dir: Path) -> PidFile:
-    return PidFile(process.pid_path(os.environ, machine.uid, state_dir))
+    return PidFile(pidfile.pid_path(machine.environ, machine.uid, state_dir))
 
 
 def _find_pid_file(machine: Machine) -> PidFile:
-    """The pid file of the daemon that runs; a configuration that was broken since then does not hide it."""
+    """The pid file of the daemon that runs; a configuration that was broken since then does not hide it.
+
+    :raises ControlError: there is one that cannot be read.
+    """
     try:
-        state_dir = _plan(machine).state_dir
+        state_dir = installed.plan(machine).state_dir
     except ConfigError:
-        state_dir = Path(default_state_dir(Config(), machine.uid, os.environ))
+        state_dir = Path(default_state_dir(Config(), machine.uid, machine.environ))
     own = _pid_file(machine, state_dir)
-    system = PidFile(process.pid_path({}, 0, state_dir))
-    return system if own.holder() is None and system.holder() is not None else own
+    places = (own.path, pidfile.pid_path({}, 0, state_dir), state_dir / "spawn.pid")
+    candidates = [PidFile(path) for path in dict.fromkeys(places)]
+    return next((candidate for candidate in candidates if candidate.holder() is not None), own)
+
+
+# -- stop
 
 
 def _stop(machine: Machine) -> None:
-    installed = machine.installed()
-    if installed is Init.SYSTEMD:
-        return unit.stop_systemd(machine)
-    if installed is Init.SYSV:
+    here = machine.installed()
+    if here is not Init.NONE:
         machine.need_root()
-    timeout_s = MAX_STOP_S
-    with suppress(ConfigError):
-        timeout_s = _plan(machine).config.timeouts.shutdown + STOP_MARGIN_S
-    process.stop_daemon(_find_pid_file(machine), timeout_s)
+    if here is Init.SYSTEMD:
+        return Systemd(machine).stop(_shutdown_s(machine))
+    daemon.stop(_find_pid_file(machine), _shutdown_s(machine) + STOP_MARGIN_S)
     return None
 
 
-def _stop_if_running(machine: Machine) -> None:
-    if _find_pid_file(machine).holder() is not None:
-        _stop(machine)
+def _shutdown_s(machine: Machine) -> float:
+    try:
+        return installed.plan(machine).config.timeouts.shutdown
+    except ConfigError:
+        return MAX_STOP_S
+
+
+# -- status
 
 
 def _status(machine: Machine) -> int:
     try:
-        systemd = machine.installed() is Init.SYSTEMD
-        pid = unit.systemd_pid(machine) if systemd else _find_pid_file(machine).holder()
-    except (UnitError, StartError, OSError) as error:
+        here = machine.installed()
+        systemd = Systemd(machine) if here is Init.SYSTEMD else None
+        pid = systemd.pid() if systemd else _find_pid_file(machine).holder()
+        why = systemd.why_stopped() if systemd and not pid else ""
+    except (ControlError, StartError, OSError) as error:
         print(error, file=sys.stderr)
         return UNKNOWN
-    print(f"Service (pid  {pid}) is running..." if pid else "Service is stopped")
-    return RUNNING if pid else STOPPED
+    if not pid:
+        print("Service is stopped")
+        if why:
+            print(why)
+        return STOPPED
+    print(f"Service (pid  {pid}) is running...", flush=True)
+    for line in _describe(machine, systemd, pid):
+        print(line)
+    return RUNNING
+
+
+def _describe(machine: Machine, systemd: Systemd | None, pid: int) -> list[str]:
+    from spawnctl import status  # requests takes longer to import than all the rest
+
+    words = installed.options_in(systemd.words(pid)) if systemd else None
+    try:
+        config = installed.plan(machine, words or None).config
+    except ConfigError as error:
+        return [f"where its API listens is not known: {error.faults[0]}"]
+    return status.describe(installed.api_url(config.api.host, config.api.port), pid)

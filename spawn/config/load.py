@@ -105,12 +105,16 @@ def load(
 
 
 def default_state_dir(config: Config, euid: int, environ: Mapping[str, str]) -> str:
-    """Where the state lives: ``state-dir``; else /var/lib/spawn for root, the XDG state directory for others.
+    """Where the state lives: ``state-dir``; else the one that systemd made for the service (systemd.exec(5),
+    ``StateDirectory=``); else /var/lib/spawn for root, the XDG state directory for others.
 
     The XDG base directory specification wants relative paths ignored. Raises ``StartError`` for a user without a home.
     """
     if config.state_dir:
         return config.state_dir
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if os.path.isabs(given):
+        return given
     if euid == 0:
         return "/var/lib/spawn"
     xdg = environ.get("XDG_STATE_HOME", "")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from spawnctl.process import PidFile
-from spawnctl.unit import template
+import spawn
+from spawnctl.pidfile import PidFile
+from spawnctl.sysv import render_script
 from tests.support.api import session
 from tests.support.processes import free_port
 from tests.support.spawnctl import environment, spawnctl
@@ -85,8 +86,10 @@ def test_start_status_stop(place: Place) -> None:
 
     status = place.run("status")
     assert status.returncode == 0
-    assert re.fullmatch(r"Service \(pid  (\d+)\) is running\.\.\.\n", status.stdout)
-    assert str(place.pid_file.holder()) in status.stdout
+    first, second, third = status.stdout.splitlines()
+    assert first == f"Service (pid  {place.pid_file.holder()}) is running..."
+    assert re.fullmatch(rf"version {re.escape(spawn.__version__)}, up \d+ s, journal at update 0", second)
+    assert third == "no nodes are configured"
 
     done = place.run("stop")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"Stopping Spawn Sync Service:{OK}", "")
@@ -180,7 +183,7 @@ def test_two_starts_at_once_make_one_service(place: Place) -> None:
 def test_the_sysv_script(place: Place) -> None:
     """The script of ``install`` calls the same commands; under dash where that is /bin/sh."""
     script = place.directory / "spawn.init"
-    script.write_text(template("spawn.sysv").replace("@PYTHON@", sys.executable))
+    script.write_text(render_script(sys.executable))
     env = environment(place.directory)
 
     def run(action: str) -> int:

@@ -170,7 +170,7 @@ def test_paths_of_a_service_are_absolute(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_check_and_start_are_ready_to_fork_they_import_no_gevent(tmp_path: Path) -> None:
     script = (
-        "import sys; from spawnctl import cli, control, process\n"
+        "import sys; from spawnctl import cli, control, daemon\n"
         "code = cli.main(['check']); loaded = 'gevent' in sys.modules\n"
         "sys.exit(code or 10 * loaded)"
     )

@@ -1,0 +1,75 @@
+"""The user that the machine's service runs as: made by ``install``, deleted by ``remove --purge`` if that made it."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from spawn.errors import ConfigError
+from spawnctl.files import Owner
+from spawnctl.machine import USER, ControlError, Machine
+
+COMMENT = "Spawn Sync Service"  # how an account that we made is told from one that was there
+HOME = "/var/lib/spawn"
+SHELL = "/usr/sbin/nologin"
+TRIAL_FAULTS = 2  # the exit code of a trial that ran and found something
+ELSEWHERE = "install Spawn where every user may read it, in a virtual environment in /opt/spawn for example"
+
+
+def ensure(machine: Machine, undo: contextlib.ExitStack) -> Owner:
+    """Make the service's user unless there is one. Raises ``ControlError``."""
+    if machine.account(USER) is None:
+        group = ["--gid", USER] if group_id(USER) is not None else ["--user-group"]
+        machine.command("useradd", "--system", *group, "--no-create-home", "--home-dir", HOME, "--shell", SHELL,
+                        "--comment", COMMENT, USER)  # fmt: skip
+        undo.callback(machine.command, "userdel", USER)
+    return owner(machine)
+
+
+def owner(machine: Machine) -> Owner:
+    """The ids of the service's user. Raises ``ControlError`` where there is none."""
+    found = machine.account(USER)
+    if found is None:
+        raise ControlError(f"the service's user '{USER}' does not exist: 'spawnctl remove', then 'spawnctl install'")
+    return Owner(found.pw_uid, found.pw_gid)
+
+
+def log_owner(machine: Machine) -> Owner:
+    """The same, with the group of those who may read logs where the machine has one."""
+    return Owner(owner(machine).uid, group_id("adm") or owner(machine).gid)
+
+
+def group_id(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def delete(machine: Machine) -> bool:
+    """Delete the service's user, if ``install`` made it. Raises ``ControlError``."""
+    found = machine.account(USER)
+    if found is None or found.pw_gecos.split(",")[0] != COMMENT:
+        return False
+    machine.command("userdel", USER)
+    return True
+
+
+def try_out(machine: Machine, options: Sequence[str]) -> None:
+    """See that the service's user can run this interpreter, import Spawn and read the configuration.
+
+    :raises ControlError: it cannot run it, with where to put Spawn.
+    :raises ConfigError: it can, and finds faults.
+    """
+    words = ("runuser", "-u", USER, "--", machine.python, "-P", "-m", "spawnctl.trial", *options)
+    tried = machine.run(words, 60.0)
+    if tried.returncode == 0:
+        return
+    said = [line for line in tried.stderr.splitlines() if line.strip()] or [f"exit code {tried.returncode}"]
+    if tried.returncode == TRIAL_FAULTS:
+        raise ConfigError([f"{line} (asked as the service's user '{USER}')" for line in said])
+    python = shlex.quote(str(Path(machine.python)))
+    raise ControlError(f"the service's user '{USER}' cannot run {python}: {ELSEWHERE}", said[-1:])

@@ -1,0 +1,190 @@
+"""systemd: the unit that ``install`` writes, and the service as systemd runs it.
+
+The unit allows the service what its configuration needs and nothing else: a directory of state or logs that is not
+systemd's own choice becomes writable, and only ports below 1024 ask for a capability. What a later change of the
+configuration needs beyond that is had by ``remove`` and ``install`` again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spawn.config import Config
+from spawnctl.machine import UNIT, ControlError, Machine, filled
+
+LOG_LINES = 10
+MANAGER_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 600.0  # systemd has its own, which a start that goes on prolongs
+STOP_MARGIN_S = 60.0  # systemd kills what is not gone before this is over
+UNPRIVILEGED_PORTS = 1024
+STATE_DIR = Path("/var/lib/spawn")
+HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
+PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))
+DROP_IN = "restored.conf"
+
+
+def render_unit(command: Sequence[str], config: Config, writable: Sequence[Path], seen: Sequence[Path]) -> str:
+    """The unit of the machine's service.
+
+    :param writable: directories beside the service's own that it writes to.
+    :param seen: files and directories that it reads, to find out whether homes have to be visible.
+    """
+    in_homes = any(path.is_relative_to(home) for path in (*writable, *seen) for home in HOMES)
+    low_port = min(config.port, config.api.port) < UNPRIVILEGED_PORTS
+    parts = {
+        "@COMMAND@": quoted(command),
+        "@HOMES@": "read-only" if in_homes else "yes",
+        "@CAPABILITIES@": "CAP_NET_BIND_SERVICE" if low_port else "",
+        "@PRIVATE_USERS@": "no"
+        if low_port
+        else "yes",  # in a name space of users the capability would be worth nothing
+        "@WRITABLE@": "".join(f"ReadWritePaths={quoted([str(path)])}\n" for path in writable),
+    }
+    return filled(UNIT, parts)
+
+
+def render_user_unit(command: Sequence[str]) -> str:
+    """The unit of a user's own service: what only root can have done for it is left out."""
+    return filled("spawn.user.service", {"@COMMAND@": quoted(command)})
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words of a command by the quoting rules of systemd.service(5): specifiers and variables mean themselves."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    plain = escaped and all(letter.isalnum() or letter in "%$-_=./:,@+" for letter in escaped)
+    return escaped if plain else f'"{escaped}"'
+
+
+@dataclass(frozen=True)
+class Systemd:
+    """The installed service, asked for through ``systemctl``."""
+
+    machine: Machine
+
+    def control(self, *words: str, timeout_s: float = MANAGER_TIMEOUT_S) -> str:
+        """``systemctl``, for the machine's manager or the user's. Raises ``ControlError``."""
+        own = ["--user"] if self.machine.user else []
+        return self.machine.command("systemctl", *own, *words, timeout_s=timeout_s)
+
+    def show(self, *names: str) -> dict[str, str]:
+        """Properties of the unit."""
+        lines = self.control("show", f"--property={','.join(names)}", UNIT).splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def pid(self) -> int | None:
+        """The main process; None when the service does not run."""
+        shown = self.show("MainPID").get("MainPID", "")
+        return int(shown) if shown.isdigit() and int(shown) > 0 else None
+
+    def why_stopped(self) -> str:
+        """What there is to say of a service that is not running, in a few words; often nothing."""
+        shown = self.show("ActiveState", "SubState", "Result", "ExecMainStatus")
+        if shown.get("SubState") == "auto-restart":
+            return "it ended by itself, systemd is about to start it again"
+        if shown.get("ActiveState") == "failed":
+            result = shown.get("Result", "")
+            code = f" {shown.get('ExecMainStatus')}" if result == "exit-code" else ""
+            return f"its last run failed ({result}{code}); '{self._journalctl()}' shows what it said"
+        return ""
+
+    def start(self, restored: Sequence[str] = ()) -> None:
+        """Return when the service is ready. ``restored``: the command to start it with, this once.
+
+        :raises ControlError: it runs already, or did not get ready; with the last lines that it logged.
+        """
+        self.machine.need_root()
+        if self.pid() is not None:
+            raise ControlError("Service is already running")
+        with self._once(restored):
+            self._start()
+
+    def _start(self) -> None:
+        with contextlib.suppress(ControlError):
+            self.control("reset-failed", UNIT)  # or it would count against an operator that the service failed before
+        try:
+            self.control("start", UNIT, timeout_s=START_TIMEOUT_S)
+        except ControlError:
+            why, logged = self._failure(), self._logged()
+            with contextlib.suppress(ControlError):
+                self.control("stop", UNIT, timeout_s=START_TIMEOUT_S)  # FAILED means that it is not being tried again
+            raise ControlError(f"the service did not start ({why})", logged) from None
+
+    def _failure(self) -> str:
+        with contextlib.suppress(ControlError):
+            shown = self.show("Result", "ExecMainStatus")
+            if shown.get("Result") == "exit-code":
+                return f"exit code {shown.get('ExecMainStatus')}"
+            return shown.get("Result", "")
+        return "systemd does not say why"
+
+    def _logged(self) -> list[str]:
+        """What the last run said, without what systemd said of it."""
+        with contextlib.suppress(ControlError):
+            run = self.show("InvocationID").get("InvocationID", "")
+            own = ["--user"] if self.machine.user else []
+            how = ["--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}"]
+            words = ["journalctl", *own, *how, f"_SYSTEMD_INVOCATION_ID={run}"]
+            return self.machine.command(*words, timeout_s=MANAGER_TIMEOUT_S).splitlines()
+        return []
+
+    def _journalctl(self) -> str:
+        return f"journalctl {'--user-unit' if self.machine.user else '-u'} spawn"
+
+    @contextlib.contextmanager
+    def _once(self, command: Sequence[str]) -> Iterator[None]:
+        """Have the unit run another command meanwhile. What systemd restarts later runs its own again."""
+        if not command:
+            yield
+            return
+        drop_in = self.machine.runtime_units / f"{UNIT}.d" / DROP_IN
+        drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        drop_in.write_text(f"[Service]\nExecStart=\nExecStart={quoted(command)}\nRestart=no\n", "utf-8")
+        try:
+            self.control("daemon-reload")
+            yield
+        finally:
+            drop_in.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                drop_in.parent.rmdir()
+            self.control("daemon-reload")
+
+    def stop(self, shutdown_s: float) -> None:
+        """Return when the service has ended.
+
+        :param shutdown_s: how long it may take over that itself.
+        :raises ControlError: it does not run, could not be stopped, or had to be killed.
+        """
+        self.machine.need_root()
+        if self.has_stopped():
+            raise ControlError("Service has already been stopped")
+        self.control("stop", UNIT, timeout_s=shutdown_s + STOP_MARGIN_S)
+        result = self.show("Result").get("Result", "success")
+        if result != "success":
+            raise ControlError(f"the service did not end in order ({result}): the next start recovers", self._logged())
+
+    def has_stopped(self) -> bool:
+        """Whether nothing runs, and nothing is about to be started again."""
+        return self.show("ActiveState").get("ActiveState") in ("inactive", "failed")
+
+    def words(self, pid: int) -> list[str]:
+        """The command line of the running service; empty where it cannot be read."""
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        except OSError:
+            return []
+        return [word.decode(errors="surrogateescape") for word in words]
+
+
+def command_of(unit: str) -> list[str]:
+    """The words of the last ``ExecStart`` of a unit, undoing ``quoted``. Raises ``ValueError``: it cannot be read."""
+    starts = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart=")]
+    words = shlex.split(starts[-1]) if starts else []
+    return [word.replace("%%", "%").replace("$$", "$") for word in words]
