@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "spawnctl install"  # every file that names its maker has this in it
+# Directories that ``install`` may have made, and that nobody misses when nothing is left in them.
+OWN_DIRECTORIES = {"spawn", "completions", "bash-completion", "site-functions", "zsh", "man8"}
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,12 @@ def is_ours(path: Path) -> bool:
 
 
 def delete(path: Path) -> None:
-    """Delete a file, and its directory where that is empty then and Spawn's own."""
+    """Delete a file, and the directories on the way to it that ``install`` may have made and that are empty then."""
     path.unlink(missing_ok=True)
-    if path.parent.name == "spawn":
-        _remove_if_empty(path.parent)
+    for parent in path.parents:
+        if parent.name not in OWN_DIRECTORIES:
+            break
+        _remove_if_empty(parent)
 
 
 def delete_tree(path: Path) -> None:

@@ -123,7 +123,12 @@ def install(machine: Machine, service: Service) -> list[str]:
         except OSError as error:
             raise ControlError(f"cannot write {error.filename}: {error.strerror}") from None
         undo.pop_all()
-    return [LINGER] if machine.user else []
+    return [LINGER] if machine.user and not _lingers(machine) else []
+
+
+def _lingers(machine: Machine) -> bool:
+    """Whether the user's services run without the user being there."""
+    return (machine.root / "var/lib/systemd/linger" / machine.user_name).exists()
 
 
 def _prepare(machine: Machine, service: Service, undo: contextlib.ExitStack) -> None:

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import logging
 import os
+import pwd
 import stat
 
 from spawn.errors import StateError
@@ -111,14 +112,28 @@ class StateDirectory:
         return descriptor
 
     def _check_writable(self) -> None:
-        """A file can be made, filled and removed."""
+        """A file can be made, filled and removed, and is owned like what is there."""
         path = os.path.join(self.path, ".probe")
         descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(descriptor, bytes(4096), 0)
+            self._check_owner(os.fstat(descriptor).st_uid)
         finally:
             os.close(descriptor)
             os.unlink(path)
+
+    def _check_owner(self, ours: int) -> None:
+        """Root may write anybody's state, and would leave files in it that its owner's service cannot read.
+
+        :param ours: whose our files are; on a file system of another machine that need not be our own id.
+        """
+        theirs = os.fstat(self._lock).st_uid if self._lock is not None else ours
+        if theirs != ours:
+            name = _user_name(theirs)
+            raise StateError(
+                f"state directory {self.path} is that of user {name}: run Spawn as that user "
+                f"('runuser -u {name} -- spawnctl …'), or give this one the directory with chown -R"
+            )
 
     def _explain(self, error: OSError) -> str:
         code, where = error.errno, f"state directory {self.path}"
@@ -132,3 +147,10 @@ class StateDirectory:
             return f"{where} is not a directory: give another one with --state-dir"
         at = f"{error.filename}: " if error.filename not in (None, self.path) else ""
         return f"{where} cannot be used: {at}{error.strerror or error}"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

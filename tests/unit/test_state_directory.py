@@ -160,3 +160,15 @@ def test_a_directory_of_somebody_else_is_said(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "cannot be written by this user (uid 65534)" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write another user's files")
+def test_root_does_not_go_on_from_the_state_of_another_user(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    first = StateDirectory(str(state))
+    first.open()
+    first.close()
+    os.chown(state / "lock", 12_345, 12_345)
+    os.chown(state, 12_345, 12_345)
+    assert "is that of user 12345: run Spawn as that user" in refusal(state)
+    assert sorted(os.listdir(state)) == ["lock"], "nothing of root's is left in it"
