@@ -3,7 +3,8 @@
 set -eu
 policy=/usr/sbin/policy-rc.d
 missing=
-for needed in curl strace faketime ip:iproute2 nsenter:util-linux nginx:nginx-light haproxy wrk slowhttptest; do
+for needed in curl strace faketime ip:iproute2 nsenter:util-linux nginx:nginx-light haproxy wrk slowhttptest \
+    debootstrap systemd-nspawn:systemd-container checkbashisms:devscripts shellcheck zsh mandoc; do
     # program:package, where they differ
     command -v "${needed%%:*}" >/dev/null 2>&1 || missing="$missing ${needed##*:}"
 done

@@ -11,8 +11,8 @@ import pytest
 
 from spawnctl import text
 from tests.support.processes import clean_environment
+from tests.support.shell import Shell
 from tests.support.spawnctl import spawnctl
-from tests.support.terminal import Shell
 
 SHELLS = [pytest.param(name, marks=pytest.mark.needs(name)) for name in text.COMMANDS["completion"].words]
 SETUP = {

@@ -1,120 +1,57 @@
-"""An interactive shell on a terminal of its own, to type at and to ask what its command line has become.
-
-The shell is told to write the line that is being edited to a file when a key is pressed, so nobody has to read what it
-draws. Another key puts in every completion that it would offer, instead of listing them.
-"""
+"""Running a command as at a terminal: with a pseudo terminal for its input and output, and as its controlling one."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import errno
 import os
-import shlex
-import struct
+import pty
+import select
 import subprocess
-import termios
-import threading
-from pathlib import Path
-from types import TracebackType
-
-from tests.support.processes import clean_environment
-from tests.support.waiting import eventually
-
-_SHOW, _ALL, _CLEAR, _TAB = b"\x0f", b"\x0e", b"\x15", b"\t"  # Ctrl-O, Ctrl-N, Ctrl-U
-_KEYS = {
-    "bash": r"""
-        PS1='[ready] '
-        bind 'set enable-bracketed-paste off'
-        bind 'set bell-style none'
-        bind '"\C-n": insert-completions'
-        show() { printf '%s\n' "$READLINE_LINE" >"$SHOWN"; }
-        bind -x '"\C-o": show'
-        """,
-    "zsh": r"""
-        PS1='[ready] '
-        unset zle_bracketed_paste
-        setopt no_beep
-        show() { print -r -- "$BUFFER" >"$SHOWN" }
-        zle -N show
-        insert_all() { _main_complete; compstate[insert]=all; compstate[list]= }
-        zle -C insert_all complete-word insert_all
-        bindkey -e
-        bindkey '^O' show
-        bindkey '^N' insert_all
-        bindkey '^U' kill-whole-line
-        """,
-}
-_COMMANDS = {"bash": "bash --noprofile --rcfile {rc} -i", "zsh": "zsh -f -i"}
+import time
+from collections.abc import Sequence
 
 
-class Shell:
-    """A shell of this name that has run ``setup`` in ``directory``; a context manager."""
+def run_on_terminal(command: Sequence[str], *, typed: str = "", timeout_s: float = 60) -> tuple[int, str]:
+    """The exit code and all that was shown, with what the terminal echoed of ``typed``.
 
-    def __init__(self, name: str, setup: str, directory: Path) -> None:
-        self._shown, rc = directory / "shown", directory / "rc"
-        rc.write_text(f"{_KEYS[name]}\n{setup}\n", "utf-8")
-        self._master, terminal = os.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-        self._output = b""
-        environment = clean_environment(directory, {"SHOWN": str(self._shown), "TERM": "vt100", "HISTFILE": ""})
-        # A session's first terminal to be opened is its controlling one.
-        opened = f"exec {_COMMANDS[name].format(rc=shlex.quote(str(rc)))} <>{os.ttyname(terminal)} >&0 2>&1"
-        self._process = subprocess.Popen(
-            ["sh", "-c", opened], cwd=directory, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self._terminal = terminal  # kept open, so that the other end is never without one
-        if name == "zsh":
-            self._type(f". {shlex.quote(str(rc))}\n".encode())
+    What is typed is there before anybody asks. Returns when the command has ended, not when the last process that has
+    the terminal has: a daemon that keeps it does not hold up the test.
+    """
+    ours, theirs = pty.openpty()
+    try:
+        # setsid makes the terminal the controlling one, so that /dev/tty is it too
+        process = subprocess.Popen(["setsid", "--wait", "--ctty", *command], stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = _watch(process, ours, time.monotonic() + timeout_s)
+    finally:
+        os.close(ours)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"{' '.join(command)} did not end within {timeout_s:g} s, and showed:\n{shown}")
+    return process.returncode, shown
 
-    def __enter__(self) -> Shell:
-        try:
-            eventually(lambda: b"[ready] " in self._output, timeout_s=30, what="the shell's prompt")
-        except BaseException:
-            self.close()
-            raise
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+def _watch(process: subprocess.Popen[bytes], terminal: int, deadline: float) -> str:
+    """What is shown until the process ends or the deadline has passed; line ends as in a pipe."""
+    shown = b""
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None  # asked before the last look, so that nothing is missed
+        readable, _, _ = select.select([terminal], [], [], 0 if ended else 0.05)
+        piece = _read(terminal) if readable else b""
+        shown += piece
+        if ended and not piece:
+            break
+        if readable and not piece:  # everybody has closed it
+            process.wait(max(0.0, deadline - time.monotonic()))
+    return shown.decode("utf-8", "replace").replace("\r\n", "\n")
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for end in (self._terminal, self._master):
-            os.close(end)
-        self._reader.join()
 
-    def tab(self, line: str) -> str:
-        """What the line has become by the Tab key."""
-        return self._edited(line.encode() + _TAB)
-
-    def offers(self, line: str) -> list[str]:
-        """What may stand for the last word of the line, sorted."""
-        before = line[: line.rindex(" ") + 1]
-        edited = self._edited(line.encode() + _ALL)
-        assert edited.startswith(before), self._output.decode("utf-8", "replace")
-        found = sorted(shlex.split(edited[len(before) :]))
-        return [] if found == shlex.split(line[len(before) :]) else found
-
-    def _edited(self, keys: bytes) -> str:
-        self._shown.unlink(missing_ok=True)
-        self._type(_CLEAR + keys + _SHOW)
-
-        def line() -> str:
-            text = self._shown.read_text("utf-8")
-            return text if text.endswith("\n") else ""
-
-        try:
-            return eventually(line, timeout_s=30, what=f"an answer to {keys!r}")[:-1]
-        except AssertionError as error:
-            raise AssertionError(f"{error}; on the terminal: {self._output[-2000:]!r}") from None
-
-    def _type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed
-            while data := os.read(self._master, 65_536):
-                self._output += data
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65_536)
+    except OSError as error:
+        if error.errno == errno.EIO:  # how Linux says that nobody has the other side open
+            return b""
+        raise
