@@ -9,9 +9,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "build_support"))
+sys.path[:0] = [str(HERE / "build_support"), str(HERE)]
 
 from compiled import extensions  # noqa: E402
+from shared_files import DIRECTORIES, InstallSharedFiles  # noqa: E402
 
 match = re.search(r'^__version__ = "([^"]+)"', (HERE / "spawn/__init__.py").read_text("utf-8"), re.M)
 assert match, "spawn/__init__.py names no version"
@@ -27,6 +28,8 @@ setup(
     packages=find_packages(include=["spawn", "spawn.*", "spawnctl", "spawnctl.*"]),
     package_data={"spawn": ["py.typed"], "spawnctl": ["py.typed", "init/*"]},
     include_package_data=False,
+    data_files=DIRECTORIES,
+    cmdclass={"install_data": InstallSharedFiles},
     ext_modules=extensions(),
     install_requires=[
         "gevent>=25.4,<27",
