@@ -11,6 +11,7 @@ There is one handler, found again on the logger itself; nothing is kept in this 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import json
 import logging
@@ -54,6 +55,15 @@ def reopen() -> None:
             handler.reopen()
         except StartError as error:
             logging.getLogger(NAME).error("%s; the log goes on in the old file", error)
+
+
+def show_crashes() -> None:
+    """From now on the stacks of all threads are written to the log when a signal such as SIGABRT ends the process.
+
+    In many lines, as they come from the interpreter. Follows ``reopen``, but not another ``setup``.
+    """
+    for handler in _handlers():
+        handler.show_crashes()
 
 
 def is_elsewhere() -> bool:
@@ -114,6 +124,7 @@ class _Handler(logging.Handler):
         self._path = os.path.abspath(file) if file else ""  # a daemon leaves the working directory
         self._file = _open(self._path) if file else None
         self._losing = False
+        self._shows_crashes = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -128,10 +139,19 @@ class _Handler(logging.Handler):
             fresh = _open(self._path)
             with self._locked():
                 old, self._file = self._file, fresh
+            if self._shows_crashes:
+                self.show_crashes()
             old.close()
+
+    def show_crashes(self) -> None:
+        self._shows_crashes = True
+        with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # no standard error at all
+            faulthandler.enable(sys.stderr if self._file is None else self._file)
 
     def close(self) -> None:
         super().close()
+        if self._shows_crashes:
+            faulthandler.disable()  # before somebody else is given the file's number
         if self._file is not None:
             self._file.close()
 

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from spawn.config import Config, LoadedConfig, default_state_dir
 
 if TYPE_CHECKING:
     from spawn.service import Service
+    from spawn.service.supervision import Supervision
 
 log = logging.getLogger("spawn.service")
 
@@ -77,20 +78,34 @@ def serve(
     :raises StartError: it cannot start.
     """
     spawn_log.setup(plan.config.log.level, plan.config.log.format, plan.config.log.file)
+    spawn_log.show_crashes()  # SIGABRT is what a service manager ends a service with that does not answer
     for warning in plan.warnings:
         log.warning("%s", warning)
     hold_later_signals()
-    try:
-        with _stoppable(plan) as (service, release):
-            service.start()
-            return _run(service, release, on_ready, on_stopped)
-    except StopAsked:
-        log.info("told to stop while starting")
-        end_undisturbed()
-        service.stop(plan.config.timeouts.shutdown)
-        return 0
-    finally:
-        _let_later_signals_go()
+    with ExitStack() as at_the_end:
+        at_the_end.callback(_let_later_signals_go)
+        try:
+            with _stoppable(plan) as (service, release):
+                supervision = _supervise(service)
+                at_the_end.callback(supervision.stop)
+                service.start()
+                return _run(service, supervision, release, on_ready, on_stopped)
+        except StopAsked:
+            log.info("told to stop while starting")
+            end_undisturbed()
+            supervision.stopping()
+            service.stop(plan.config.timeouts.shutdown)
+            return 0
+
+
+def _supervise(service: Service) -> Supervision:
+    """Tell the service manager of this process, if there is one, how the service is from now on."""
+    from spawn.service.notify import ServiceManager
+    from spawn.service.supervision import Supervision
+
+    supervision = Supervision(service, ServiceManager.of(os.environ, os.getpid()))
+    supervision.start()
+    return supervision
 
 
 def hold_later_signals() -> None:
@@ -110,6 +125,7 @@ def _let_later_signals_go() -> None:
 
 def _run(
     service: Service,
+    supervision: Supervision,
     release: Callable[[], None],
     on_ready: Callable[[Service], None],
     on_stopped: Callable[[Service], None],
@@ -122,9 +138,9 @@ def _run(
         release()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, LATER_SIGNALS)
 
-    announcing = gevent.spawn(_announce, on_ready, service)  # its turn comes when run() waits for signals
+    announcing = gevent.spawn(_announce, on_ready, service, supervision)  # its turn comes when run() waits for signals
     try:
-        return run(service, service.reload, installed=installed)
+        return run(service, supervision.reload, installed, supervision.stopping)
     finally:
         end_undisturbed()
         announcing.kill()
@@ -137,14 +153,12 @@ def end_undisturbed() -> None:
         signal.signal(which, signal.SIG_IGN)
 
 
-def _announce(on_ready: Callable[[Service], None], service: Service) -> None:
-    from spawn.service import notify
-
+def _announce(on_ready: Callable[[Service], None], service: Service, supervision: Supervision) -> None:
     try:
         on_ready(service)
     except OSError as error:
         log.warning("standard output is gone: %s", error.strerror)
-    notify.tell("READY=1", os.environ)
+    supervision.ready()
 
 
 @contextmanager

@@ -14,7 +14,8 @@ Invariants that every backend keeps:
 * ``positions``, ``reference``, ``read``, ``fate`` and ``outcomes`` show what is queued at once, durable or not.
 * A disk that hangs keeps nobody for ever: what has to read it, and what says so, raises ``JournalSlow``.
 * After a commit of unknown outcome every call raises ``JournalBroken`` and ``on_broken`` is called once.
-  After ``stop`` every call raises ``JournalError``. The properties, ``usage`` and ``stop`` itself always work.
+  After ``stop`` every call raises ``JournalError``. The properties, ``usage``, ``answers`` and ``stop`` itself always
+  work.
 * ``publish`` and ``on_broken`` must not block, and must not call ``stop``.
 * A call that makes no sense (a position beyond the head, an empty range) raises ``ValueError``: a bug, not an outcome.
 * All calls are made on the hub's thread; none blocks it: a call that needs the disk only blocks its greenlet.
@@ -255,6 +256,13 @@ class Journal(Protocol):
         """
 
     def usage(self) -> Usage: ...
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether whatever does the work does it: an empty piece of work came back within ``timeout_s``.
+
+        Also while a long piece is seen to go on, and where there is nothing to do the work (any more). May be asked
+        from before ``start`` has returned until after ``stop``.
+        """
 
     def spool_path(self) -> str:
         """The directory where a ``FileBody`` must lie to be moved in by rename; made by ``start``."""

@@ -91,6 +91,9 @@ class MemoryJournal:
     def usage(self) -> Usage:
         return Usage(self._budget.used_bytes, self._budget.max_bytes)
 
+    def answers(self, timeout_s: float) -> bool:
+        return True
+
     def spool_path(self) -> str:
         return self._spool
 

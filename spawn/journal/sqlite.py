@@ -8,6 +8,7 @@ At most one read at a time is handed to the database's thread, so a commit waits
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -53,6 +54,7 @@ FILE_THREADS = 4
 DELETE_FILES = 16  # body files per call, so that pruning does not keep the threads from those of updates
 NAME = "journal.db"
 FLUSH_S = 5.0
+BUSY_S = 120.0  # a piece of work that goes on for so long has lost its way; a slow disk has 60 s in other places
 LOOK_S = 20.0  # a disk that has not read or written a little by then hangs: whoever waits is told
 BACKUP_WAIT_S = 6.0  # longer than an update waits for room: no node is given up because a backup holds pruning off
 
@@ -118,6 +120,10 @@ class SqliteJournal:
 
     def usage(self) -> Usage:
         return Usage(self._budget.used_bytes, self._budget.max_bytes)
+
+    def answers(self, timeout_s: float) -> bool:
+        """No piece of work takes as long as ``BUSY_S``, but for opening an old or large journal."""
+        return self._writer.answer(timeout_s, BUSY_S if self._running else math.inf)
 
     def spool_path(self) -> str:
         return self._bodies.spool

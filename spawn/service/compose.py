@@ -1,7 +1,8 @@
 """The whole service: what is built from what, and in which order it starts and stops.
 
-``Service`` is the embeddable thing; a process around it adds signals (``signals``) and a service manager (``notify``).
-It needs a gevent hub in the calling thread and never monkey-patches, so it runs in anybody's program.
+``Service`` is the embeddable thing; a process around it adds signals (``signals``) and tells a service manager how it
+is (``supervision``). It needs a gevent hub in the calling thread and never monkey-patches, so it runs in anybody's
+program.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ from spawn.journal.memory import MemoryJournal
 from spawn.journal.sqlite import SqliteJournal
 from spawn.nodes.balance import Balancer
 from spawn.nodes.health import HealthChecker
-from spawn.nodes.node import Node, NodeState
+from spawn.nodes.node import Node
 from spawn.nodes.registry import Registry
 from spawn.proxy.bodies import Room
 from spawn.proxy.context import Cluster, ProxySettings
 from spawn.proxy.handler import Proxy
 from spawn.service.backend import Backend
 from spawn.service.backup import Backups
+from spawn.service.condition import Address, Condition, announce, serving_status
 from spawn.service.process import prepare_process
 from spawn.state.directory import StateDirectory
 from spawn.state.nodes import NodeStore
@@ -71,7 +73,6 @@ RESTORED = (
     'sync until each is told its position (PUT /queues/HOST/PORT {"position": N or "head"}); start without --restored '
     "from now on, or all of this is done again"
 )
-Address = tuple[str, int]
 
 
 class Service:
@@ -92,13 +93,12 @@ class Service:
     ) -> None:
         self.config = config
         self.counters = Counters()
-        self.phase = "starting"  # starting → serving → stopping → stopped
+        self._condition = Condition()
         self._config_path = config_path
         self._overrides = dict(overrides or {})
         self._restored = restored
         self._state = StateDirectory(state_dir or default_state_dir(config, os.geteuid(), os.environ))
         self.ended = Event()  # set when the service has stopped, or has to be stopped
-        self._broken = ""
         self._changing = RLock()
         self._built = False
         self._in_flight = 0  # requests of clients
@@ -121,26 +121,41 @@ class Service:
         """Active nodes that have not, or not surely, applied every update, by ``host:port``, and why in a few words."""
         return unsettled(self._fleet)
 
+    @property
+    def shutdown_s(self) -> float:
+        """A stop takes no longer than about this."""
+        return self.config.timeouts.shutdown
+
+    def status(self) -> str:
+        """How the service is, in one line."""
+        if not self._condition.health()[0]:
+            return self._condition.status()
+        return serving_status(self.proxy_address, self.api_address, self._registry.nodes, self._journal.head)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the journal's thread is alive; waits for it no longer than ``timeout_s``. See ``Journal.answers``."""
+        return not self._built or self._journal.answers(timeout_s)
+
     def backup(self) -> Backup:
         """Copy the state beside the traffic; see ``spawn.service.backup``. Raises ``JournalError`` in one line."""
-        if self.phase != "serving":
+        if self._condition.phase != "serving":
             raise JournalError("the service does not run")
         return self._backups.make()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Let the service run until it ends; False when time ran out. Raises ``JournalBroken`` when it had to end."""
         ended = self.ended.wait(timeout_s)
-        if self._broken:
-            raise JournalBroken(self._broken)
+        if self._condition.broken:
+            raise JournalBroken(self._condition.broken)
         return bool(ended)
 
     # -- start
 
     def start(self) -> None:
         """Raises ``StartError`` with one line for the operator; nothing is left running then."""
-        if self.phase == "serving":
+        if self._condition.phase == "serving":
             raise StartError("this service runs already")
-        self.phase, self._built, self._broken = "starting", False, ""
+        self._condition, self._built = Condition(step="opening the state directory"), False
         self.ended.clear()
         prepare_process(self.config.limits.connections)
         try:
@@ -159,6 +174,7 @@ class Service:
         self._deadlines.start()
         self._api_server.bind()  # before anything is changed: a port that is taken is the commonest mistake
         self._proxy_server.bind()
+        self._condition.step = "opening the journal"
         self._journal.start(self._fleet.publish, self._on_broken)
         in_thread(self._backups.sweep)
         self._name_ourselves()
@@ -168,14 +184,17 @@ class Service:
         if self._restored:
             self._restored = False  # done; the same service may be stopped and started again
             log.warning(RESTORED, self._journal.uuid, self._journal.head)
+        self._condition.step = "asking the nodes how they are"
         self._api_server.start()  # GET /health says that the service is starting
         self._checker.wait_first_round()  # so that the first request finds a decided state
+        self._condition.step = "giving the nodes their last updates"
         self._let_catch_up()
         self._retention.start()
         self._proxy_server.start()
-        self.phase = "serving"
+        self._condition.phase = "serving"
         self._fleet.announce()
-        self._announce()
+        nodes, head = self._registry.nodes, self._journal.head
+        announce(config, self.proxy_address, self.api_address, nodes, head)
 
     def _let_catch_up(self) -> None:
         """After a kill every node is given its last few updates again: no reason to meet the first clients with 202."""
@@ -288,7 +307,7 @@ class Service:
             Report(self._fleet),
             self._balancer,
             self.counters,
-            self.health,
+            self._condition.health,
             self.backup,
         )
         self._api = wsgi_handle(build_admin(backend, self._admin_settings()))
@@ -330,54 +349,26 @@ class Service:
     def _handle_api(self, request: Request, response: ResponseWriter) -> None:
         self._api(request, response)
 
-    def _announce(self) -> None:
-        config = self.config
-        serving = sum(node.state is NodeState.SERVING for node in self._registry.nodes)
-        log.info(
-            "Spawn %s%s serves on %s, its API on %s; %d of %d nodes are serving, the journal is at update %d",
-            spawn.__version__,
-            " (compiled)" if spawn.COMPILED else "",
-            authority(self.proxy_address),
-            authority(self.api_address),
-            serving,
-            len(self._registry.nodes),
-            self._journal.head,
-        )
-        if config.api.host not in ("127.0.0.1", "::1", "localhost"):
-            log.warning(
-                "the API listens on %s and has no access control: whoever reaches it can change the nodes; "
-                "set api.host to 127.0.0.1 or keep others away with a firewall",
-                config.api.host,
-            )
-        if not self._registry.nodes:
-            log.warning("no nodes are configured: add some with PUT /nodes/HOST/PORT or in the configuration file")
-
     # -- life
-
-    def health(self) -> tuple[bool, str]:
-        """Whether requests are served, and in a few words why (not)."""
-        if self._broken:
-            return False, self._broken
-        return self.phase == "serving", self.phase
 
     def _on_broken(self, reason: str) -> None:
         """Nothing can be promised any more. The owner, or the supervisor, starts anew, and recovery decides."""
         log.critical("the journal has failed: %s; Spawn stops", reason)
-        self._broken = reason
+        self._condition.broken = reason
         self.ended.set()
 
-    def reload(self) -> None:
-        """Read the configuration again. A bad file changes nothing and is logged."""
+    def reload(self) -> bool:
+        """Read the configuration again; whether it was taken over. A bad file changes nothing and is logged."""
         if self._config_path is None:
             log.warning("there is no configuration file to read again")
-            return
+            return True
         try:
             loaded = in_thread(load, self._config_path, self._overrides)
         except ConfigError as error:
             for fault in error.faults:
                 log.error("%s", fault)
             log.error("the configuration is not taken over, everything stays as it was")
-            return
+            return False
         for warning in loaded.warnings:
             log.warning("%s", warning)
         with self._changing:
@@ -385,6 +376,8 @@ class Service:
                 self._take_over(loaded.config)
             except SpawnError as error:
                 log.error("the configuration was read again, but its new nodes are not stored: %s", error)
+                return False
+        return True
 
     def _take_over(self, config: Config) -> None:
         reload = changes(self.config, config)
@@ -412,29 +405,32 @@ class Service:
 
     def stop(self, deadline_s: float | None = None) -> None:
         """Stop in an order in which nothing is lost; may be called twice."""
-        if self.phase in ("stopping", "stopped"):
+        if self._condition.phase in ("stopping", "stopped"):
             self.ended.wait(deadline_s)
             return
-        self.phase = "stopping"
+        self._condition.phase = "stopping"
         if self._built:
             self._stop_parts(self.config.timeouts.shutdown if deadline_s is None else deadline_s)
         self._state.close()
-        self.phase = "stopped"
+        self._condition.phase = "stopped"
         self.ended.set()
 
     def _stop_parts(self, deadline_s: float) -> None:
-        end = time.monotonic() + (BROKEN_STOP_S if self._broken else deadline_s)
+        end = time.monotonic() + (BROKEN_STOP_S if self._condition.broken else deadline_s)
 
         def left_s(share: float = 1.0) -> float:
             return max(0.1, (end - time.monotonic()) * share)
 
         if self._in_flight:
-            log.info("requests in flight: %d; they have %.0f s to end", self._in_flight, left_s(0.7))
+            self._condition.step = f"requests in flight: {self._in_flight}; they have {left_s(0.7):.0f} s to end"
+            log.info("%s", self._condition.step)
         self._proxy_server.stop(left_s(0.7))  # no new work; requests in flight still need workers and journal
         self._checker.stop()
+        self._condition.step = "deliveries in flight may end"
         self._fleet.stop(left_s(0.6))  # between updates; what is in flight may finish
         self._retention.stop()
         self._keep_memory_honest()
+        self._condition.step = "closing the journal"
         try:
             self._journal.stop(left_s(0.8))  # positions are stored
         except JournalError as error:
@@ -446,7 +442,7 @@ class Service:
 
     def _keep_memory_honest(self) -> None:
         """A journal in memory forgets what nodes have not got: they are out of sync from now on."""
-        if self.config.journal.durability != "none" or self._broken:
+        if self.config.journal.durability != "none" or self._condition.broken:
             return
         late = [node for node in self._registry.nodes if node.record.active and node.position < self._journal.head]
         for node in late:
@@ -476,11 +472,6 @@ def _api_limits(config: Config) -> ServerLimits:
 def _server_timeouts(config: Config) -> ServerTimeouts:
     timeouts = config.timeouts
     return ServerTimeouts(timeouts.head, timeouts.body, timeouts.idle, timeouts.send)
-
-
-def authority(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def log_access(request: Request, status: int, seconds: float) -> None:

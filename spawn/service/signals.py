@@ -25,10 +25,16 @@ EXIT_OK = 0
 EXIT_BROKEN = 1
 
 
-def run(service: Service, reload: Callable[[], None], installed: Callable[[], None] = lambda: None) -> int:
+def run(
+    service: Service,
+    reload: Callable[[], None],
+    installed: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
+) -> int:
     """Block until the started service is told to stop, or has to. Returns the exit code.
 
     ``installed`` is called when the signals are handled here: until then the caller's own handlers have to stand.
+    ``stopping`` is called just before the service is stopped, whatever the reason. Neither may block or fail.
     Once in a process: the signals stay without effect afterwards.
     """
     asked = Event()
@@ -40,6 +46,7 @@ def run(service: Service, reload: Callable[[], None], installed: Callable[[], No
     try:
         gevent.wait([asked, service.ended], count=1)
         log.info("stopping")
+        stopping()
         service.stop()
         service.wait()
     except JournalBroken:

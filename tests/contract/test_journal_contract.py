@@ -535,3 +535,12 @@ def test_the_spool_is_empty_after_start(under: JournalUnderTest) -> None:
     under.reopen()
     assert not Path(spooled.path).exists()
     assert Path(under.journal.spool_path()).is_dir()
+
+
+def test_it_answers_from_before_its_start_until_after_its_end(under: JournalUnderTest) -> None:
+    assert under.journal.answers(5)
+    under.append(3)
+    assert under.journal.answers(5)
+    under.journal.stop(10)
+    assert under.journal.answers(5)
+    assert under.make().answers(5)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
-from pathlib import Path
 
 import pytest
 
@@ -94,17 +92,3 @@ def test_no_signal_spoils_the_end(processes: Processes, how: signal.Signals, mod
     while process.alive and time.monotonic() < deadline:
         os.kill(process.pid, how)  # not reaped before the next look at it, so the pid is still its own
     assert process.wait(1) == 0, process.tail()
-
-
-def test_systemd_is_told_when_it_is_ready(processes: Processes, tmp_path: Path) -> None:
-    """The protocol of sd_notify(3), which ``Type=notify`` of the unit relies on."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(30)
-        words = ["--host=127.0.0.1", f"--port={free_port()}", f"--api-port={free_port()}", "--state-dir=here"]
-        env = environment(processes.directory, {"NOTIFY_SOCKET": str(tmp_path / "notify")})
-        process = processes.add("foreground", [*COMMAND, *words], environment=env, must_be_clean=True)
-        process.start()
-        assert manager.recv(4096) == b"READY=1"
-    wait_listening(int(words[2].partition("=")[2]), process=process, timeout_s=0.5)
-    assert process.stop() == 0

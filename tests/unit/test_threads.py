@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 
+import gevent
 import pytest
 
 from spawn.http11.threads import in_thread
@@ -75,3 +80,48 @@ def test_a_system_that_forbids_that_is_no_obstacle(monkeypatch: pytest.MonkeyPat
         assert threads.call(len, "four") == 4
     finally:
         threads.stop(5.0)
+
+
+def compute(seconds: float) -> None:
+    """In one call that holds no lock of the interpreter's, as SQLite does."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        hashlib.sha256(bytes(1 << 20)).digest()
+
+
+class TestAnswer:
+    @pytest.fixture
+    def threads(self) -> Iterator[NativeThreads]:
+        made = NativeThreads(1)
+        yield made
+        made.stop(10)
+
+    def test_who_has_nothing_to_do_answers(self, threads: NativeThreads) -> None:
+        assert threads.answer(5, 60)
+        threads.call(os.getpid)
+        assert threads.answer(5, 60)
+        threads.stop(5)
+        assert threads.answer(5, 60)
+
+    def test_who_waits_for_something_that_does_not_come_does_not(self, threads: NativeThreads) -> None:
+        release = threading.Event()
+        waiting = gevent.spawn(threads.call, release.wait, 30)
+        gevent.sleep(0.05)
+        assert not threads.answer(0.2, 60)
+        assert not threads.answer(0.2, 60)
+        release.set()
+        waiting.get(timeout=10)
+        assert threads.answer(5, 60)
+
+    def test_who_works_does_so_for_as_long_as_that_makes_sense(self, threads: NativeThreads) -> None:
+        working = gevent.spawn(threads.call, compute, 2.0)
+        gevent.sleep(0.05)
+        assert threads.answer(0.3, 0.7)
+        assert threads.answer(0.3, 0.7)
+        assert not threads.answer(0.3, 0.7)
+        working.get(timeout=20)
+        assert threads.answer(5, 0.7)
+        again = gevent.spawn(threads.call, compute, 0.5)
+        gevent.sleep(0.05)
+        assert threads.answer(0.3, 0.7), "what was long before does not count"
+        again.get(timeout=20)
