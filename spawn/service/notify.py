@@ -1,7 +1,7 @@
 """The service manager's end of sd_notify(3): one socket, and what may be asked of the environment about it.
 
 Nothing here waits: a manager that does not read is not waited for, and that is said once until it reads again. What it
-has to hear in any case (``insist``) is kept, in order, and tried again whenever anything else is to be told. No value
+has to hear in any case (``insist``) is kept, in order, and tried again before anything else is told. No value
 can be more than one line, whatever is in it. Without a manager everything here does nothing.
 """
 
@@ -39,20 +39,20 @@ class ServiceManager:
 
     def tell(self, **said: str | int) -> None:
         """Say ``NAME=value`` and the like, in one message, now or never."""
-        if self.address and self._catch_up():
+        if self.catch_up():
             self._send(_message(said))
 
     def insist(self, **said: str | int) -> None:
         """Say what it must hear: at the next opportunity, if not now."""
         if self.address:
             self._unsent.append(_message(said))
-            self._catch_up()
+            self.catch_up()
 
-    def _catch_up(self) -> bool:
-        """Whether nothing is left unsent."""
+    def catch_up(self) -> bool:
+        """Try again what it must hear; whether there is somebody, and nothing is left of that."""
         while self._unsent and self._send(self._unsent[0]):
             self._unsent.popleft()
-        return not self._unsent
+        return bool(self.address) and not self._unsent
 
     def _send(self, message: bytes) -> bool:
         """With a socket of its own each time: the manager may have been started anew, and bound another."""

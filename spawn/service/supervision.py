@@ -104,6 +104,7 @@ class Supervision:
     def _keep_status(self) -> None:
         while True:
             before = self._said
+            self._manager.catch_up()
             if self._status() != before:
                 self._manager.tell(STATUS=self._said)
             self._has_news.wait(STATUS_S)

@@ -14,7 +14,7 @@ from spawn.service import supervision
 from spawn.service.notify import ServiceManager
 from spawn.service.supervision import Supervision
 from tests.support.inprocess import Cluster, until
-from tests.support.manager import Manager
+from tests.support.manager import Manager, fill
 from tests.support.node import AppNode
 
 ASK_S = 0.1
@@ -106,6 +106,14 @@ def test_nothing_is_ready_that_stops(service: Told, supervised: Supervision, man
     supervised.stopping()
     reloading.join(5)
     assert manager.names("READY", "RELOADING", "STOPPING") == ["READY", "RELOADING", "STOPPING"]
+
+
+def test_what_it_must_hear_is_told_as_soon_as_it_reads(supervised: Supervision, manager: Manager) -> None:
+    until(lambda: manager.heard("STATUS"), "it hears something")
+    fill(manager)
+    supervised.ready()
+    assert manager.heard("READY") == []
+    until(lambda: manager.heard("READY"), "it hears that, although nothing else is new")
 
 
 def test_two_reloads_are_told_one_after_the_other(service: Told, supervised: Supervision, manager: Manager) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,3 +72,12 @@ class Manager:
             time.sleep(0.02)
             self.heard()
         return len(self.heard(name)) - before
+
+
+def fill(manager: Manager) -> None:
+    """Leave no room for another message, as long as nothing is read."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"OTHER=1", str(manager.path))

@@ -10,22 +10,13 @@ from pathlib import Path
 import pytest
 
 from spawn.service.notify import KEPT, ServiceManager
-from tests.support.manager import Manager
+from tests.support.manager import Manager, fill
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
     with Manager(tmp_path / "notify") as made:
         yield made
-
-
-def fill(manager: Manager) -> None:
-    """Leave no room for another message."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            for _ in range(100_000):
-                other.sendto(b"OTHER=1", str(manager.path))
 
 
 def messages(manager: Manager) -> list[dict[str, str]]:
