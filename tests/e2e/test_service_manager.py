@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from spawnctl.process import PidFile
+from spawnctl.pidfile import PidFile
 from tests.support import hangable
 from tests.support.api import session
 from tests.support.cluster import SPAWNCTL, LoggingNode, Spawn, spawn_environment
