@@ -194,6 +194,8 @@ def _find_pid_file(machine: Machine) -> PidFile:
 
     :raises ControlError: there is one that cannot be read.
     """
+    if machine.installed() is Init.SYSV:
+        return PidFile(pidfile.pid_path(machine.environ, 0, Path("/")))
     try:
         state_dir = installed.plan(machine).state_dir
     except ConfigError:

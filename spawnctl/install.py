@@ -54,7 +54,7 @@ def plan(machine: Machine, line: CommandLine) -> Service:
     _check_can_install(machine)
     line = line.with_absolute_paths()
     own = machine.config_file if line.config is None else Path(line.config)
-    is_there = line.config is not None or own.exists()
+    is_there = own != machine.config_file or own.exists()
     config = load(str(own) if is_there else None, line.overrides, search=()).config
     if any("\n" in option or "\0" in option for option in line.as_options()):
         raise ControlError("an option of a service cannot hold a line break")
@@ -138,16 +138,21 @@ def _prepare(machine: Machine, service: Service, undo: contextlib.ExitStack) -> 
         whose = account.ensure(machine, undo)
         group = Owner(0, whose.gid)
     files.make_directory(machine.config_dir, undo)
-    if not machine.config_file.exists():
-        files.write(machine.config_file, template("spawn.conf"), CONFIG_MODE, undo, group)
-    if not (machine.config_dir / "README").exists():
-        files.write(machine.config_dir / "README", template("README"), 0o644, undo)
+    if machine.config_file in (service.config_file, machine.at(service.config_file)):
+        _write_example(machine, group, undo)
     _make_state_directory(machine, service.state_dir, whose, undo)
     if machine.user:
         return
     if service.log_file:
         files.create_empty(machine.at(service.log_file), LOG_MODE, account.log_owner(machine), undo)
     account.try_out(machine, service.options)
+
+
+def _write_example(machine: Machine, group: Owner, undo: contextlib.ExitStack) -> None:
+    if not machine.config_file.exists():
+        files.write(machine.config_file, template("spawn.conf"), CONFIG_MODE, undo, group)
+    if not (machine.config_dir / "README").exists():
+        files.write(machine.config_dir / "README", template("README"), 0o644, undo)
 
 
 def _make_state_directory(machine: Machine, path: Path, whose: Owner, undo: contextlib.ExitStack) -> None:
@@ -185,7 +190,7 @@ def _write_rotation(machine: Machine, service: Service, undo: contextlib.ExitSta
     """For logrotate(8), where there is a log file."""
     if machine.user or service.log_file is None:
         return
-    reopen = "systemctl kill --kill-whom=main --signal=USR1 spawn.service"
+    reopen = "systemctl kill --kill-who=main --signal=USR1 spawn.service"
     if machine.init is Init.SYSV:
         reopen = "/etc/init.d/spawn reopen-log >/dev/null"
     path = _rotation(machine)

@@ -111,19 +111,21 @@ class Systemd:
             self.control("reset-failed", UNIT)  # or it would count against an operator that the service failed before
         try:
             self.control("start", UNIT, timeout_s=START_TIMEOUT_S)
-        except ControlError:
-            why, logged = self._failure(), self._logged()
+        except ControlError as error:
+            why, logged = self._failure(str(error)), self._logged()
             with contextlib.suppress(ControlError):
                 self.control("stop", UNIT, timeout_s=START_TIMEOUT_S)  # FAILED means that it is not being tried again
             raise ControlError(f"the service did not start ({why})", logged) from None
 
-    def _failure(self) -> str:
+    def _failure(self, said: str) -> str:
+        """Why a start failed: what became of the process, or what systemd said where there was none."""
         with contextlib.suppress(ControlError):
             shown = self.show("Result", "ExecMainStatus")
             if shown.get("Result") == "exit-code":
                 return f"exit code {shown.get('ExecMainStatus')}"
-            return shown.get("Result", "")
-        return "systemd does not say why"
+            if shown.get("Result") not in (None, "", "success"):
+                return shown["Result"]
+        return said
 
     def _logged(self) -> list[str]:
         """What the last run said, without what systemd said of it."""
