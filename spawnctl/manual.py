@@ -47,10 +47,12 @@ OWN = {
     The configuration. `spawnctl install` makes one without nodes where there is none.
 `/etc/systemd/system/spawn.service`
     The service that was installed for systemd.
-`/etc/init.d/spawn`
-    The service that was installed for SysV init.
-`~/.config/systemd/user/spawn.service`
-    The service that was installed with `--user`.
+`/etc/init.d/spawn`, `/etc/spawn/service.options`
+    The service that was installed for SysV init, and the options it was given.
+`/etc/logrotate.d/spawn`
+    How its log is rotated, where it has one.
+`~/.config/systemd/user/spawn.service`, `~/.config/spawn/spawn.conf`
+    The service that was installed with `--user`, and its configuration.
 `/var/lib/spawn`
     The state directory, with the journal and what is known of the nodes; of users other than root
     `~/.local/state/spawn`.
@@ -76,8 +78,10 @@ OWN = {
 `RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`
     Where the pid file is: `$RUNTIME_DIRECTORY/spawn.pid`, else `$XDG_RUNTIME_DIR/spawn/spawn.pid` of users other than
     root.
-`NOTIFY_SOCKET`
-    Where systemd is told that the service is ready, reloads or stops.
+`STATE_DIRECTORY`
+    The state directory where the configuration names none, as systemd gives it to the service.
+`NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`
+    Where systemd is told that the service is ready, reloads or stops, how it is, and that it is alive.
 `TMPDIR`
     Where test mode has its temporary directory.
 """,
@@ -98,7 +102,7 @@ $ sudo spawnctl start
 
 Go on from a backup of the state directory, once:
 
-$ spawnctl --restored --state-dir=/var/lib/spawn
+$ sudo spawnctl start --restored
 
 Read this page, and complete commands in this shell, where neither was installed:
 
