@@ -51,8 +51,8 @@ OWN = {
     The service that was installed for SysV init, and the options it was given.
 `/etc/logrotate.d/spawn`
     How its log is rotated, where it has one.
-`~/.config/systemd/user/spawn.service`, `~/.config/spawn/spawn.conf`
-    The service that was installed with `--user`, and its configuration.
+`~/.config/systemd/user/spawn.service`
+    The service that was installed with `--user`; its configuration is `~/.config/spawn/spawn.conf`.
 `/var/lib/spawn`
     The state directory, with the journal and what is known of the nodes; of users other than root
     `~/.local/state/spawn`.
