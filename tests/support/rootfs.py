@@ -65,17 +65,15 @@ chroot "$1" apt-get clean
 rm -rf "$1"/var/lib/apt/lists/* "$1"/var/log/*.log "$1/etc/resolv.conf"
 rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/usr/share/locale/*
 """
-# Of its own machine, SysV's scripts would look after the clock, the file systems and the kernel's settings. A container
-# has a console, no virtual terminals. The last line of the table says that all scripts of the run level have ended.
+# A container has a console, no virtual terminals, and no clock to set. What is added to the table of SysV init says
+# that all scripts of the run level have ended.
 _TAILOR = {
     Kind.SYSTEMD: """
 chroot "$1" systemctl mask --quiet console-getty.service systemd-journal-catalog-update.service
 chroot "$1" systemctl disable --quiet apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer dpkg-db-backup.timer
 """,
     Kind.SYSV: """
-for script in brightness hwclock.sh procps urandom checkroot.sh checkfs.sh bootlogs; do
-    chroot "$1" update-rc.d "$script" disable 2>&1 || true
-done
+echo HWCLOCKACCESS=no >>"$1/etc/default/hwclock"
 sed -i '/getty/d' "$1/etc/inittab"
 mkdir -p "$1/etc/inittab.d"
 echo 'up:2345:once:/bin/touch /run/booted' >>"$1/etc/inittab"

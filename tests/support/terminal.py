@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pty
@@ -24,12 +25,12 @@ def run_on_terminal(command: Sequence[str], *, typed: str = "", timeout_s: float
         os.close(theirs)
         os.write(ours, typed.encode())
         shown = _watch(process, ours, time.monotonic() + timeout_s)
+        if process.poll() is None:  # asked before the terminal hangs up on it
+            process.kill()
+            process.wait()
+            raise AssertionError(f"{' '.join(command)} did not end within {timeout_s:g} s, and showed:\n{shown}")
     finally:
         os.close(ours)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-        raise AssertionError(f"{' '.join(command)} did not end within {timeout_s:g} s, and showed:\n{shown}")
     return process.returncode, shown
 
 
@@ -44,7 +45,8 @@ def _watch(process: subprocess.Popen[bytes], terminal: int, deadline: float) -> 
         if ended and not piece:
             break
         if readable and not piece:  # everybody has closed it
-            process.wait(max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
     return shown.decode("utf-8", "replace").replace("\r\n", "\n")
 
 

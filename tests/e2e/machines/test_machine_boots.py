@@ -99,7 +99,7 @@ def test_a_systemd_service_outlives_kill_and_reboot(machine: MakeMachine) -> Non
     before = life(here)
     here.reboot()
     assert before != life(here)
-    assert sleeper(here), "it is up again, without anybody"
+    eventually(lambda: sleeper(here), timeout_s=20, what="it is up again, without anybody")
 
 
 def test_a_sysv_service_is_stopped_in_order_and_started_by_a_reboot(machine: MakeMachine) -> None:
@@ -109,12 +109,12 @@ def test_a_sysv_service_is_stopped_in_order_and_started_by_a_reboot(machine: Mak
     assert here.exists("/etc/rc2.d/S01sleeper")
     assert here.exists("/etc/rc6.d/K01sleeper")
     here.run("service", "sleeper", "start")
-    assert sleeper(here)
+    eventually(lambda: sleeper(here), timeout_s=20, what="it runs")
     before = life(here)
     here.reboot()
     assert before != life(here)
     assert here.exists("/var/stopped-in-order")
-    assert sleeper(here)
+    eventually(lambda: sleeper(here), timeout_s=20, what="it is up again, without anybody")
 
 
 @kinds
