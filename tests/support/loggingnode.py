@@ -6,8 +6,8 @@ time. An update that was applied but not answered when the process was killed is
 delivered again. ``Test-Life`` is what a test lets each process of Spawn send, so that it is known who sent an update.
 The log survives restarts and rebuilds the store. The store is deliberately naive: it knows no repeated update.
 
-Routes: ``/info`` (health: ``version:1``), ``/broken`` (always 500), ``/busy`` (how many requests wait for a ``delay``),
-``/reads`` (how many reads of an item this process has had, by the number of updates it had applied by then),
+Routes: ``/info`` and ``/`` (health: ``version:1``), ``/broken`` (always 500), ``/busy`` (how many requests wait for a
+``delay``), ``/reads`` (how many reads of an item this process has had, by how many updates it had applied by then),
 ``/items`` and ``/items/NAME`` (the store), ``/big/NAME`` (uploads are hashed and thrown away, downloads are
 ``pattern(size)``). Query of any of them: ``delay=S`` waits before applying, ``answer-delay=S`` after it, ``status=N``
 answers so without applying.
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.wait(wish["delay"])
         if wish["status"]:
             self._answer(int(wish["status"]), b"as you wish")
-        elif url.path == "/info":
+        elif url.path in ("/", "/info"):
             self._answer(200, b"version:1")
         elif url.path == "/broken":
             self._answer(500, b"broken")

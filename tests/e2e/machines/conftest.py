@@ -11,6 +11,7 @@ import pytest
 from tests.support.machines import Machine, need_machines
 from tests.support.processes import IS_WORKER, Processes
 from tests.support.rootfs import Kind, root_file_system, spawn_wheel
+from tests.support.services import Service
 
 MakeMachine = Callable[..., Machine]
 
@@ -41,3 +42,9 @@ def machine(processes: Processes, wheels: Path, request: pytest.FixtureRequest) 
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def service(machine: MakeMachine, processes: Processes) -> Callable[[Kind], Service]:
+    """``service(kind)`` is Spawn, not installed yet, on a machine of its own, with two nodes to stand in front of."""
+    return lambda kind: Service(machine(kind), processes)
