@@ -130,10 +130,8 @@ def _remove(machine: Machine, everything: bool) -> Sequence[str]:
     if everything:
         purge.purge(machine, found)
         return []
-    kept = [f"the configuration in {found.config_dir}"] if found.config_dir else []
-    kept += [f"the journal in {found.state_dir}"] if found.state_dir else []
     own = " --user" if machine.user else ""
-    return [KEPT.format(what=", ".join(kept), own=own)] if kept else []
+    return [KEPT.format(what=found.summary(), own=own)] if found else []
 
 
 def _stop_if_running(machine: Machine) -> None:

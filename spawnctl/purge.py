@@ -22,10 +22,17 @@ class Remains:
 
     config_dir: Path | None
     state_dir: Path | None
-    others: tuple[Path, ...]  # logs, changes to the unit
+    logs: tuple[Path, ...]
+    changes: tuple[Path, ...]  # to the unit
 
     def __bool__(self) -> bool:
-        return bool(self.config_dir or self.state_dir or self.others)
+        return bool(self.config_dir or self.state_dir or self.logs or self.changes)
+
+    def summary(self) -> str:
+        """What there is, in one line; nothing where there is nothing."""
+        logs = ", ".join(str(path) for path in self.logs[:1])
+        found = [(self.config_dir, "configuration"), (self.state_dir, "journal"), (logs, "log")]
+        return ", ".join(f"the {what} in {where}" for where, what in found if where)
 
     def lines(self) -> list[str]:
         """What there is, for the operator."""
@@ -33,7 +40,9 @@ class Remains:
             (self.config_dir, "the configuration"),
             (self.state_dir, "the journal: updates that nodes lack are in it"),
         ]
-        return [f"  {path}  ({what})" for path, what in found if path] + [f"  {path}" for path in self.others]
+        return [f"  {path}  ({what})" for path, what in found if path] + [
+            f"  {path}" for path in (*self.logs, *self.changes)
+        ]
 
 
 def find(machine: Machine) -> Remains:
@@ -53,7 +62,7 @@ def find(machine: Machine) -> Remains:
     logs = [] if machine.user else _logs(machine.at(sysv.LOG_FILE))
     if log_file and state and machine.at(Path(log_file)).parent != state:
         logs += _logs(machine.at(Path(log_file)))
-    return Remains(config, state, (*dict.fromkeys(logs), *_changes(machine)))
+    return Remains(config, state, tuple(dict.fromkeys(logs)), tuple(_changes(machine)))
 
 
 def _logs(path: Path) -> list[Path]:
@@ -70,7 +79,7 @@ def _changes(machine: Machine) -> Sequence[Path]:
 def purge(machine: Machine, found: Remains) -> None:
     """Delete it all, and the service's user. Raises ``ControlError``."""
     try:
-        for path in (found.config_dir, found.state_dir, *found.others):
+        for path in (found.config_dir, found.state_dir, *found.logs, *found.changes):
             if path is not None:
                 files.delete_tree(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from spawnctl import files
 from spawnctl.machine import ControlError, Machine, filled
 
 LOG_FILE = Path("/var/log/spawn.log")
+RUN_DIRECTORY = Path("/run/spawn")
 NAME = "spawn"
 UPDATE_RC_D = "update-rc.d"
 NOT_FOUND = 127
@@ -57,6 +58,8 @@ def remove(machine: Machine) -> None:
     """Take the service out of the boot and delete its files."""
     _disable(machine)
     machine.options_file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the daemon's, until the next boot
+        machine.at(RUN_DIRECTORY).rmdir()
 
 
 def options(machine: Machine) -> list[str]:

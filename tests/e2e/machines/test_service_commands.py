@@ -13,7 +13,7 @@ from tests.support.services import RESTLESS, Service, changes, fails, install_wh
 pytestmark = [needs_programs, pytest.mark.timeout(900)]
 MakeService = Callable[[Kind], Service]
 kinds = pytest.mark.parametrize("kind", Kind, ids=str)
-KEPT = ("/etc/spawn", "/var/lib/spawn")
+KEPT = ("/etc/spawn", "/var/lib/spawn", "/var/log/spawn.log")
 USERS = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
 
 
@@ -58,22 +58,17 @@ def test_a_terminal_gets_colours_unless_it_wants_none(machine: Callable[[Kind], 
     assert "\033" not in shown
 
 
-def test_remove_leaves_configuration_state_and_user(service: MakeService) -> None:
-    removed(service(Kind.SYSTEMD))
-
-
-@pytest.mark.xfail(strict=True, reason="/run/spawn and the log file stay")
-def test_remove_leaves_configuration_and_state_on_sysv(service: MakeService) -> None:
-    removed(service(Kind.SYSV))
-
-
-def removed(here: Service) -> None:
+@kinds
+def test_remove_leaves_configuration_state_log_and_user(service: MakeService, kind: Kind) -> None:
+    here = service(kind)
     install_wheel(here.machine)
     before = here.machine.files(RESTLESS)
     here.install().start()
     assert here.put("a", "1").status_code == 201
     # When a running service is removed, then it is stopped, and what is left is what cannot be made again
-    succeeds(here.machine, "remove")
+    said = succeeds(here.machine, "remove")
+    log = ", the log in /var/log/spawn.log" if kind is Kind.SYSV else ""
+    assert f"Kept: the configuration in /etc/spawn, the journal in /var/lib/spawn{log}." in said
     assert running_pid(here.machine) is None
     left = changes(before, here.machine.files(RESTLESS))
     assert [path for path in left if not left_by_remove(path)] == []
@@ -86,7 +81,6 @@ def removed(here: Service) -> None:
 
 
 @kinds
-@pytest.mark.xfail(strict=True, reason="there is no --purge yet")
 def test_purge_leaves_nothing(service: MakeService, kind: Kind) -> None:
     here = service(kind)
     install_wheel(here.machine)

@@ -64,7 +64,6 @@ def test_reload_takes_up_a_node(here: Service) -> None:
     assert here.wait_serving() == first, "the same process"
 
 
-@pytest.mark.xfail(strict=True, reason="the service says nothing to the watchdog yet")
 def test_a_process_that_hangs_is_replaced(here: Service) -> None:
     here.machine.put("/etc/systemd/system/spawn.service.d/watchdog.conf", WATCHDOG)
     here.machine.run("systemctl", "daemon-reload")
