@@ -19,6 +19,7 @@ MakeMachine = Callable[..., Machine]
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the wheel of this source; workers of pytest-xdist share it."""
+    need_machines()
     base = tmp_path_factory.getbasetemp()
     return spawn_wheel(base.parent if IS_WORKER else base)
 
@@ -26,7 +27,6 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine(processes: Processes, wheels: Path, request: pytest.FixtureRequest) -> Iterator[MakeMachine]:
     """``machine(kind, private_network=…)`` boots one; it is thrown away after the test."""
-    need_machines()
     made: list[Machine] = []
 
     def say(line: str) -> None:
