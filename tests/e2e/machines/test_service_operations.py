@@ -61,7 +61,7 @@ def test_status_in_every_state(service: MakeService, kind: Kind) -> None:
         lambda: rows(spawnctl(machine, "status").stdout)[second][:2] == ["down", "1"], timeout_s=20, what="a backlog"
     )
     # Whoever is not root sees as much as the configuration's mode lets them
-    machine.shell("chmod 640 /etc/spawn/spawn.conf")
+    machine.shell("chgrp spawn /etc/spawn/spawn.conf; chmod 640 /etc/spawn/spawn.conf")
     seen = spawnctl(machine, "status", user="nobody")
     assert seen.returncode == 0
     assert "where its API listens is not known: /etc/spawn/spawn.conf" in seen.stdout
