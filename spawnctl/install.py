@@ -17,6 +17,7 @@ from pathlib import Path
 import spawn
 from spawn.config import Config, default_state_dir, load
 from spawn.errors import ConfigError
+from spawn.state.directory import user_name
 from spawnctl import account, completion, files, manual, places, systemd, sysv
 from spawnctl.files import NOBODY_ELSE, Owner
 from spawnctl.machine import UNIT, USER, ControlError, Init, Machine, filled, template
@@ -128,7 +129,7 @@ def install(machine: Machine, service: Service) -> list[str]:
 
 def _lingers(machine: Machine) -> bool:
     """Whether the user's services run without the user being there."""
-    return (machine.root / "var/lib/systemd/linger" / machine.user_name).exists()
+    return (machine.root / "var/lib/systemd/linger" / user_name(machine.uid)).exists()
 
 
 def _prepare(machine: Machine, service: Service, undo: contextlib.ExitStack) -> None:
@@ -187,13 +188,13 @@ def _quietly(manager: Systemd, *words: str) -> None:
 
 
 def _write_rotation(machine: Machine, service: Service, undo: contextlib.ExitStack) -> None:
-    """For logrotate(8), where there is a log file."""
-    if machine.user or service.log_file is None:
+    """For logrotate(8), where there is a log file and nobody who has seen to it already."""
+    path = _rotation(machine)
+    if machine.user or service.log_file is None or (path.exists() and not files.is_ours(path)):
         return
     reopen = "systemctl kill --kill-who=main --signal=USR1 spawn.service"
     if machine.init is Init.SYSV:
         reopen = "/etc/init.d/spawn reopen-log >/dev/null"
-    path = _rotation(machine)
     files.make_directory(path.parent, undo)
     whose = machine.at(service.log_file.parent).stat().st_uid
     parts = {"@LOG@": f'"{service.log_file}"', "@REOPEN@": reopen}

@@ -131,13 +131,6 @@ class Machine:
         return self.config_dir / "service.options"
 
     @property
-    def user_name(self) -> str:
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return str(self.uid)
-
-    @property
     def data_home(self) -> Path:
         typed = self.environ.get("XDG_DATA_HOME", "")
         return Path(typed) if os.path.isabs(typed) else self._home / ".local/share"

@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pwd
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from spawn.state.directory import user_name
 from spawnctl.machine import ControlError
 
 LOCK_TRIES = 20  # of 50 ms: somebody who asks for the status holds a shared lock for an instant
@@ -127,16 +127,9 @@ class PidFile:
             return
         if owner not in (0, process):
             raise ControlError(
-                f"pid file {self.path} of user {_user(owner)} names process {pid}, which is user {_user(process)}'s: "
+                f"pid file {self.path} of user {user_name(owner)} names process {pid}, which is user {user_name(process)}'s: "
                 "it is left alone"
             )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _lock(handle: int, how: int) -> bool:

@@ -129,7 +129,7 @@ class StateDirectory:
         """
         theirs = os.fstat(self._lock).st_uid if self._lock is not None else ours
         if theirs != ours:
-            name = _user_name(theirs)
+            name = user_name(theirs)
             raise StateError(
                 f"state directory {self.path} is that of user {name}: run Spawn as that user "
                 f"('runuser -u {name} -- spawnctl …'), or give this one the directory with chown -R"
@@ -149,7 +149,8 @@ class StateDirectory:
         return f"{where} cannot be used: {at}{error.strerror or error}"
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """For a message; the number where there is no such user."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
