@@ -127,8 +127,8 @@ class PidFile:
             return
         if owner not in (0, process):
             raise ControlError(
-                f"pid file {self.path} of user {user_name(owner)} names process {pid}, which is user {user_name(process)}'s: "
-                "it is left alone"
+                f"pid file {self.path} of user {user_name(owner)} names process {pid}, "
+                f"which is user {user_name(process)}'s: it is left alone"
             )
 
 
