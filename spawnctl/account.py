@@ -15,6 +15,7 @@ from spawnctl.machine import USER, ControlError, Machine
 COMMENT = "Spawn Sync Service"  # how an account that we made is told from one that was there
 HOME = "/var/lib/spawn"
 SHELL = "/usr/sbin/nologin"
+PATH = "/usr/bin:/bin"
 TRIAL_FAULTS = 2  # the exit code of a trial that ran and found something
 ELSEWHERE = "install Spawn where every user may read it, in a virtual environment in /opt/spawn for example"
 
@@ -22,8 +23,11 @@ ELSEWHERE = "install Spawn where every user may read it, in a virtual environmen
 def ensure(machine: Machine, undo: contextlib.ExitStack) -> Owner:
     """Make the service's user unless there is one. Raises ``ControlError``."""
     if machine.account(USER) is None:
-        group = ["--gid", USER] if group_id(USER) is not None else ["--user-group"]
-        machine.command("useradd", "--system", *group, "--no-create-home", "--home-dir", HOME, "--shell", SHELL,
+        if group_id(USER) is not None:
+            raise ControlError(
+                f"there is a group '{USER}' without a user of that name: make the user, or delete the group"
+            )
+        machine.command("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", HOME, "--shell", SHELL,
                         "--comment", COMMENT, USER)  # fmt: skip
         undo.callback(machine.command, "userdel", USER)
     return owner(machine)
@@ -58,13 +62,19 @@ def delete(machine: Machine) -> bool:
     return True
 
 
-def try_out(machine: Machine, options: Sequence[str]) -> None:
+def try_out(machine: Machine, options: Sequence[str], sandbox: Sequence[str] = ()) -> None:
     """See that the service's user can run this interpreter, import Spawn and read the configuration.
 
+    :param sandbox: settings of the unit, so that it is seen from within; empty where systemd does not run.
     :raises ControlError: it cannot run it, with where to put Spawn.
     :raises ConfigError: it can, and finds faults.
     """
-    words = ("runuser", "-u", USER, "--", machine.python, "-P", "-m", "spawnctl.trial", *options)
+    words = [machine.python, "-P", "-m", "spawnctl.trial", *options]
+    if sandbox:
+        settings = [f"--property={setting}" for setting in sandbox]
+        words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", *settings, *words]
+    else:
+        words = ["runuser", "-u", USER, "--", "env", "-i", f"PATH={PATH}", f"HOME={HOME}", *words]
     tried = machine.run(words, 60.0)
     if tried.returncode == 0:
         return

@@ -6,15 +6,17 @@ Spawn is its own daemon; the SysV script calls these commands, not the other way
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from spawn.config import Config, default_state_dir
+from spawn.config import Config, default_state_dir, load
 from spawn.errors import ConfigError, StartError
 from spawn.state.directory import StateDirectory
 from spawnctl import account, daemon, files, foreground, install, installed, pidfile, purge
@@ -23,13 +25,14 @@ from spawnctl.foreground import Plan
 from spawnctl.machine import USER, ControlError, Init, Machine
 from spawnctl.pidfile import PidFile
 from spawnctl.privileges import Identity
-from spawnctl.systemd import UNPRIVILEGED_PORTS, Systemd
+from spawnctl.systemd import UNPRIVILEGED_PORTS, Systemd, UncleanEnd
 from spawnctl.usage import CommandLine
 
 VERBS = {"install": "Install", "remove": "Removing", "start": "Starting", "stop": "Stopping"}
+LOCK = Path("/run/spawnctl.lock")
 READY_TIMEOUT_S = 60.0
 STOP_MARGIN_S = 15.0  # for what comes after timeouts.shutdown
-MAX_STOP_S = 120.0  # where the configuration of the running service is not known
+MAX_STOP_S = 120.0
 NOT_INSTALLED = "Service is not installed"
 KEPT = "Kept: {what}. 'spawnctl remove --purge{own}' deletes that, too."
 RUNNING, STOPPED, UNKNOWN = 0, 3, 4  # the LSB's exit codes of status
@@ -49,7 +52,12 @@ def run(line: CommandLine, machine: Machine) -> int:
         return CANCELLED
     print(f"{VERBS[line.command]} Spawn Sync Service:", end="", flush=True)
     try:
-        notes = _carry_out(line, machine)
+        with contextlib.ExitStack() as around:
+            if line.command in ("install", "remove"):
+                around.enter_context(_alone(machine))
+            if line.command in ("install", "remove") or machine.installed() is Init.SYSTEMD:
+                around.enter_context(_undone_when_told_to_end())
+            notes = _carry_out(line, machine)
     except ConfigError as error:
         return _failed(error.faults, 2)
     except ControlError as error:
@@ -67,6 +75,44 @@ def _is_users_own(line: CommandLine, machine: Machine) -> bool:
     if line.user or machine.uid == 0 or line.command == "install":
         return line.user
     return machine.installed() is Init.NONE and machine.for_user(True).installed() is Init.SYSTEMD
+
+
+@contextlib.contextmanager
+def _alone(machine: Machine) -> Iterator[None]:
+    """One ``install`` or ``remove`` of the machine's service at a time: one's undo would take what another needs."""
+    path = machine.at(LOCK)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:  # not root, as will be said; or there is no /run
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        raise ControlError("another 'spawnctl install' or 'remove' is at work") from None
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _undone_when_told_to_end() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a connection that breaks, are like Ctrl-C meanwhile: what has been begun is undone."""
+
+    def end(number: int, frame: object) -> None:
+        for which in before:
+            signal.signal(which, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGHUP)}
+    for which in before:
+        signal.signal(which, end)
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _carry_out(line: CommandLine, machine: Machine) -> Sequence[str]:
@@ -121,28 +167,33 @@ def _agreed(machine: Machine) -> bool:
 def _remove(machine: Machine, everything: bool) -> Sequence[str]:
     machine.need_root()
     found = purge.find(machine)
+    notes: list[str] = []
     if machine.installed() is not Init.NONE:
-        install.remove(machine, lambda: _stop_if_running(machine))
+        install.remove(machine, lambda: notes.extend(_stop_if_running(machine)))
     elif not (everything and found):
         raise ControlError(NOT_INSTALLED)
     elif _runs(machine):
         raise ControlError("the service runs: 'spawnctl stop' first")
     if everything:
-        purge.purge(machine, found)
-        return []
+        return [*notes, *purge.purge(machine, found)]
     own = " --user" if machine.user else ""
-    return [KEPT.format(what=found.summary(), own=own)] if found else []
+    return [*notes, KEPT.format(what=found.summary(), own=own)] if found else notes
 
 
-def _stop_if_running(machine: Machine) -> None:
-    if _runs(machine):
-        _stop(machine)
+def _stop_if_running(machine: Machine) -> list[str]:
+    """Returns what there is to say of its end. One that has ended, in whatever way, is no reason not to remove it."""
+    try:
+        if _runs(machine):
+            _stop(machine)
+    except UncleanEnd as error:
+        return [str(error)]
+    return []
 
 
 def _runs(machine: Machine) -> bool:
     if machine.installed() is Init.SYSTEMD:
         return not Systemd(machine).has_stopped()
-    return _find_pid_file(machine).holder() is not None
+    return find_pid_file(machine).holder() is not None
 
 
 # -- start
@@ -162,22 +213,33 @@ def _start(machine: Machine, restored: bool) -> None:
         StateDirectory(str(plan.state_dir)).require()  # before the directory is made, or the log file in it
     identity = _identity(machine, plan) if here is Init.SYSV else None
     if identity is None:
-        with suppress(OSError):  # the service says what is wrong with it
+        with contextlib.suppress(OSError):  # the service says what is wrong with it
             plan.state_dir.mkdir(
                 mode=0o700, parents=True, exist_ok=True
             )  # before a pid file in it makes it less private
 
     def serve(ready: Callable[[], None]) -> int:
+        if identity is not None:
+            _read_again(plan)
         return foreground.serve(plan, on_ready=lambda service: ready())
 
     daemon.start(Daemon(serve, pid_file, Path(plan.config.log.file), identity), READY_TIMEOUT_S)
     return None
 
 
+def _read_again(plan: Plan) -> None:
+    """Root could read the configuration. As who it is now, the service has to, or no reload will work."""
+    try:
+        load(plan.config_path, plan.overrides, search=())
+    except ConfigError as error:
+        raise StartError(f"as the service's user '{USER}': {error.faults[0]}") from None
+
+
 def _identity(machine: Machine, plan: Plan) -> Identity:
     """Whom an installed service runs as. Its log file is made for it, since it may not make one in /var/log."""
-    account.owner(machine)
-    files.create_empty(Path(plan.config.log.file), install.LOG_MODE, account.log_owner(machine))
+    log_file = Path(plan.config.log.file)
+    if files.is_safe(log_file, account.owner(machine)):
+        files.create_empty(log_file, install.LOG_MODE, account.log_owner(machine))
     user = machine.account(USER)
     assert user is not None  # owner() has seen it
     return Identity(user, min(plan.config.port, plan.config.api.port) < UNPRIVILEGED_PORTS)
@@ -187,7 +249,7 @@ def _pid_file(machine: Machine, state_dir: Path) -> PidFile:
     return PidFile(pidfile.pid_path(machine.environ, machine.uid, state_dir))
 
 
-def _find_pid_file(machine: Machine) -> PidFile:
+def find_pid_file(machine: Machine) -> PidFile:
     """The pid file of the daemon that runs; a configuration that was broken since then does not hide it.
 
     :raises ControlError: there is one that cannot be read.
@@ -212,14 +274,15 @@ def _stop(machine: Machine) -> None:
     if here is not Init.NONE:
         machine.need_root()
     if here is Init.SYSTEMD:
-        return Systemd(machine).stop(_shutdown_s(machine))
-    daemon.stop(_find_pid_file(machine), _shutdown_s(machine) + STOP_MARGIN_S)
+        return Systemd(machine).stop()
+    daemon.stop(find_pid_file(machine), _shutdown_s(machine) + STOP_MARGIN_S)
     return None
 
 
 def _shutdown_s(machine: Machine) -> float:
+    """How long it may take over its end. What runs may have been told longer than what is in the file by now."""
     try:
-        return installed.plan(machine).config.timeouts.shutdown
+        return max(MAX_STOP_S, installed.plan(machine).config.timeouts.shutdown)
     except ConfigError:
         return MAX_STOP_S
 
@@ -231,7 +294,7 @@ def _status(machine: Machine) -> int:
     try:
         here = machine.installed()
         systemd = Systemd(machine) if here is Init.SYSTEMD else None
-        pid = systemd.pid() if systemd else _find_pid_file(machine).holder()
+        pid = systemd.pid() if systemd else find_pid_file(machine).holder()
         why = systemd.why_stopped() if systemd and not pid else ""
     except (ControlError, StartError, OSError) as error:
         print(error, file=sys.stderr)

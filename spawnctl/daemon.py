@@ -23,7 +23,7 @@ from typing import NoReturn
 from daemon import DaemonContext
 
 from spawn.errors import StartError
-from spawnctl import privileges
+from spawnctl import foreground, privileges
 from spawnctl.machine import NEED_ROOT, ControlError
 from spawnctl.pidfile import PidFile
 from spawnctl.privileges import Identity
@@ -59,7 +59,7 @@ def start(daemon: Daemon, timeout_s: float) -> int:
     if daemon.pid_file.holder() is not None:
         raise ControlError("Service is already running")
     try:
-        daemon.pid_file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make_public(daemon.pid_file.path.parent)
         if daemon.identity is None:
             daemon.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(_open_log(daemon.log_file))
@@ -84,6 +84,13 @@ def start(daemon: Daemon, timeout_s: float) -> int:
     if word is None:
         reason = f"the service is not ready after {timeout_s:.0f} s; it is still trying"
     raise ControlError(reason, _tail(daemon.log_file, log_start))
+
+
+def _make_public(directory: Path) -> None:
+    """Unless it is there: others may look for the pid file, whatever the umask is."""
+    if not directory.is_dir():
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.chmod(0o755)
 
 
 def _open_log(path: Path) -> int:
@@ -163,6 +170,7 @@ def _serve_locked(daemon: Daemon, pipe: int) -> int:
             pipe = -1
 
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    foreground.hold_later_signals()  # who has read the pid may send them
     try:
         if not daemon.pid_file.acquire():
             say(b"Service is already running")
@@ -198,19 +206,38 @@ def stop(pid_file: PidFile, timeout_s: float) -> None:
 
     :raises ControlError: none runs, it is not ours to stop, or it goes on after ``timeout_s``.
     """
-    pid = pid_file.holder()
+    pid = send(pid_file, signal.SIGTERM)
     if pid is None:
         pid_file.discard()
         raise ControlError("Service has already been stopped")
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except PermissionError:
-        raise ControlError(NEED_ROOT) from None
-    except ProcessLookupError:
-        return
     deadline = time.monotonic() + timeout_s
     while pid_file.holder() == pid:
         if time.monotonic() > deadline:
             raise ControlError(f"the service (pid {pid}) has not ended after {timeout_s:.0f} s")
         time.sleep(POLL_S)
     pid_file.discard()
+
+
+def send(pid_file: PidFile, which: signal.Signals) -> int | None:
+    """Send a signal to the daemon, and to nobody else; its pid, or None when none runs.
+
+    :raises ControlError: it is not ours, or nothing is known of it.
+    """
+    pid = pid_file.holder()
+    if pid is None:
+        return None
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        if pid_file.holder() != pid:  # from here on the handle is that process, whoever gets its number
+            return None
+        signal.pidfd_send_signal(process, which)
+    except PermissionError:
+        raise ControlError(NEED_ROOT) from None
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(process)
+    return pid

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-MARK = "spawnctl install"  # every file that names its maker has this in it
+MARK = "spawnctl install"  # every file that names its maker has this in it,
+HEAD_BYTES = 2048  # somewhere near its beginning
 # Directories that ``install`` may have made, and that nobody misses when nothing is left in them.
 OWN_DIRECTORIES = {"spawn", "completions", "bash-completion", "site-functions", "zsh", "man8"}
 
@@ -65,11 +66,29 @@ def create_empty(path: Path, mode: int, owner: Owner, undo: contextlib.ExitStack
         os.close(handle)
 
 
+def is_safe(path: Path, owner: Owner) -> bool:
+    """Whether that user cannot change which file is meant: root must not act on what a link of somebody's names."""
+    real = Path(os.path.realpath(path.parent))
+    return _is_safe_way(path.parent, owner) and (real == path.parent or _is_safe_way(real, owner))
+
+
+def _is_safe_way(directory: Path, owner: Owner) -> bool:
+    """All directories on the way are root's. In those on the way that everybody may write the sticky bit is enough."""
+    for step in (directory, *directory.parents):
+        found = step.lstat()
+        mode = found.st_mode
+        shared = mode & stat.S_IWOTH and (step == directory or not mode & stat.S_ISVTX)
+        by_group = mode & stat.S_IWGRP and found.st_gid == owner.gid
+        if found.st_uid != 0 or (not stat.S_ISLNK(mode) and (shared or by_group)):
+            return False
+    return True
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file says of itself that ``spawnctl install`` wrote it."""
     try:
         with path.open("rb") as file:
-            return MARK.encode() in file.read(512)
+            return MARK.encode() in file.read(HEAD_BYTES)
     except OSError:
         return False
 
@@ -81,14 +100,6 @@ def delete(path: Path) -> None:
         if parent.name not in OWN_DIRECTORIES:
             break
         _remove_if_empty(parent)
-
-
-def delete_tree(path: Path) -> None:
-    """Delete a directory and everything in it, or a file. What is not there is no error, a link is not followed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _remove_if_empty(path: Path) -> None:

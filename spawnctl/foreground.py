@@ -43,7 +43,13 @@ class Plan:
     restored: bool = False  # the state comes from a backup
 
     @classmethod
-    def make(cls, loaded: LoadedConfig, overrides: Mapping[str, object], restored: bool = False) -> Plan:
+    def make(
+        cls,
+        loaded: LoadedConfig,
+        overrides: Mapping[str, object],
+        restored: bool = False,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Plan:
         """Find the place of the state where the configuration names none, and make paths that were typed absolute.
 
         :raises StartError: there is no place for the state.
@@ -51,7 +57,7 @@ class Plan:
         config = loaded.config
         typed = {"state-dir": config.state_dir, "log.file": config.log.file}  # as the loader resolved them
         absolute = {key: typed.get(key, value) for key, value in overrides.items()}
-        state_dir = Path(default_state_dir(config, os.geteuid(), os.environ))
+        state_dir = Path(default_state_dir(config, os.geteuid(), environ))
         return cls(config, loaded.path, state_dir, absolute, loaded.warnings, restored)
 
     def logging_to(self, file: Path) -> Plan:

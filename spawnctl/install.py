@@ -10,6 +10,9 @@ undoes what it did; configuration and state outlive ``remove``.
 from __future__ import annotations
 
 import contextlib
+import grp
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from pathlib import Path
 import spawn
 from spawn.config import Config, default_state_dir, load
 from spawn.errors import ConfigError
-from spawn.state.directory import user_name
+from spawn.state.directory import StateDirectory, user_name
 from spawnctl import account, completion, files, manual, places, systemd, sysv
 from spawnctl.files import NOBODY_ELSE, Owner
 from spawnctl.machine import UNIT, USER, ControlError, Init, Machine, filled, template
@@ -28,6 +31,7 @@ NO_INIT = "no init system here that Spawn knows (neither systemd nor SysV init);
 NO_USER_SYSTEMD = "no systemd of this user answers ({reason}); 'spawnctl start' works without one"
 LINGER = "It runs while you are logged in. 'loginctl enable-linger' lets it run always, from boot on."
 SEES_NOT = "{what} {path} is in {place}, where the service sees nothing but files of its own: put it elsewhere"
+NOT_OURS = "the service 'spawn' of this machine was not written by 'spawnctl install': it is left alone"
 CONFIG_MODE = 0o640  # delivery.set-headers may hold credentials
 LOG_MODE = 0o640
 
@@ -54,16 +58,18 @@ def plan(machine: Machine, line: CommandLine) -> Service:
     """
     _check_can_install(machine)
     line = line.with_absolute_paths()
+    if not all(word.isprintable() for word in (machine.python, *line.as_options())):
+        raise ControlError("an option of a service is one line of text: it cannot hold control characters")
     own = machine.config_file if line.config is None else Path(line.config)
     is_there = own != machine.config_file or own.exists()
     config = load(str(own) if is_there else None, line.overrides, search=()).config
-    if any("\n" in option or "\0" in option for option in line.as_options()):
-        raise ControlError("an option of a service cannot hold a line break")
-    faults = places.look(config).faults
-    if faults:
-        raise ConfigError(list(faults))
     options = [option for option in line.as_options() if not option.startswith("--config=")]
     state_dir = Path(default_state_dir(config, machine.uid, machine.environ))
+    faults = places.look(config, made=str(state_dir)).faults
+    if faults:
+        raise ConfigError(list(faults))
+    if StateDirectory(str(machine.at(state_dir))).holds_others():
+        raise ControlError(f"the state directory {state_dir} holds what is not Spawn's: give it one of its own")
     if machine.user and not config.state_dir and "XDG_STATE_HOME" in machine.environ:  # which the manager does not know
         options.append(f"--state-dir={state_dir}")
     if line.config is None and not machine.user:
@@ -76,7 +82,7 @@ def plan(machine: Machine, line: CommandLine) -> Service:
 
 def _check_can_install(machine: Machine) -> None:
     machine.need_root()
-    if machine.installed() is not Init.NONE:
+    if machine.installed() is not Init.NONE and not _is_unfinished(machine):
         raise ControlError("Service has already been installed")
     if machine.init is Init.NONE:
         raise ControlError(NO_INIT)
@@ -87,6 +93,16 @@ def _check_can_install(machine: Machine) -> None:
             Systemd(machine).control("show-environment")
         except ControlError as error:
             raise ControlError(NO_USER_SYSTEMD.format(reason=error)) from None
+
+
+def _is_unfinished(machine: Machine) -> bool:
+    """Whether what is there is of an ``install`` that was killed before its last step, so that no boot starts it."""
+    if machine.init is not Init.SYSTEMD or not files.is_ours(machine.unit_file):
+        return False
+    try:
+        return Systemd(machine).show("UnitFileState").get("UnitFileState") == "disabled" and not Systemd(machine).pid()
+    except ControlError:
+        return False
 
 
 def _log_file(machine: Machine, config: Config) -> Path | None:
@@ -120,11 +136,12 @@ def install(machine: Machine, service: Service) -> list[str]:
             else:
                 sysv.install(machine, service.options, undo)
             _write_rotation(machine, service, undo)
-            _write_documents(machine, undo)
         except OSError as error:
-            raise ControlError(f"cannot write {error.filename}: {error.strerror}") from None
+            where = f"cannot write {error.filename}: " if error.filename else ""
+            raise ControlError(f"{where}{error.strerror}") from None
         undo.pop_all()
-    return [LINGER] if machine.user and not _lingers(machine) else []
+    notes = [LINGER] if machine.user and not _lingers(machine) else []
+    return [*_write_documents(machine), *notes]
 
 
 def _lingers(machine: Machine) -> bool:
@@ -144,9 +161,10 @@ def _prepare(machine: Machine, service: Service, undo: contextlib.ExitStack) -> 
     _make_state_directory(machine, service.state_dir, whose, undo)
     if machine.user:
         return
-    if service.log_file:
+    if service.log_file and files.is_safe(machine.at(service.log_file), whose):  # else the service makes it itself
         files.create_empty(machine.at(service.log_file), LOG_MODE, account.log_owner(machine), undo)
-    account.try_out(machine, service.options)
+    in_unit = systemd.sandbox(_unit(machine, service)) if machine.init is Init.SYSTEMD else ()
+    account.try_out(machine, service.options, in_unit)
 
 
 def _write_example(machine: Machine, group: Owner, undo: contextlib.ExitStack) -> None:
@@ -166,20 +184,22 @@ def _make_state_directory(machine: Machine, path: Path, whose: Owner, undo: cont
 
 
 def _install_systemd(machine: Machine, service: Service, undo: contextlib.ExitStack) -> None:
-    command, manager = service.command(machine), Systemd(machine)
-    if machine.user:
-        text = systemd.render_user_unit(command)
-    else:
-        outside = [service.state_dir] if not service.state_dir.is_relative_to(systemd.STATE_DIR) else []
-        outside += [service.log_file.parent] if service.log_file else []
-        seen = [Path(machine.python), service.config_file]
-        text = systemd.render_unit(command, service.config, outside, seen)
+    manager = Systemd(machine)
     files.make_directory(machine.unit_file.parent, undo)
     undo.callback(_quietly, manager, "daemon-reload")
-    files.write(machine.unit_file, text, 0o644, undo)
+    files.write(machine.unit_file, _unit(machine, service), 0o644, undo)
     manager.control("daemon-reload")
     undo.callback(_quietly, manager, "disable", UNIT)
     manager.control("enable", UNIT)
+
+
+def _unit(machine: Machine, service: Service) -> str:
+    command = service.command(machine)
+    if machine.user:
+        return systemd.render_user_unit(command)
+    logs = [service.log_file.parent] if service.log_file else []
+    seen = [Path(machine.python), Path(os.path.realpath(machine.python)), service.config_file]
+    return systemd.render_unit(command, service.config, service.state_dir, logs, seen)
 
 
 def _quietly(manager: Systemd, *words: str) -> None:
@@ -196,22 +216,36 @@ def _write_rotation(machine: Machine, service: Service, undo: contextlib.ExitSta
     if machine.init is Init.SYSV:
         reopen = "/etc/init.d/spawn reopen-log >/dev/null"
     files.make_directory(path.parent, undo)
-    whose = machine.at(service.log_file.parent).stat().st_uid
-    parts = {"@LOG@": f'"{service.log_file}"', "@REOPEN@": reopen}
-    parts["@SU@"] = f"    su {USER} {USER}\n" if whose == account.owner(machine).uid else ""  # or logrotate refuses
+    parts = {"@LOG@": f'"{service.log_file}"', "@REOPEN@": reopen, "@SU@": _su(machine, service.log_file.parent)}
     files.write(path, filled("spawn.logrotate", parts), 0o644, undo)
+
+
+def _su(machine: Machine, directory: Path) -> str:
+    """logrotate refuses a directory that others than root may write, unless it is told as whom to do it."""
+    found, service = machine.at(directory).stat(), account.owner(machine)
+    if found.st_uid != service.uid and not (found.st_gid != 0 and found.st_mode & stat.S_IWGRP):
+        return ""
+    group = grp.getgrgid(found.st_gid).gr_name
+    return f"    su {USER if service.uid == found.st_uid else 'root'} {group}\n"
 
 
 def _rotation(machine: Machine) -> Path:
     return machine.root / "etc/logrotate.d/spawn"
 
 
-def _write_documents(machine: Machine, undo: contextlib.ExitStack) -> None:
-    """The manual page and what a shell completes, unless a package has brought them."""
-    for path, text in _documents(machine).items():
-        if not path.exists():
-            files.make_directory(path.parent, undo)
-            files.write(path, text(), 0o644, undo)
+def _write_documents(machine: Machine) -> list[str]:
+    """The manual page and what a shell completes, unless a package has brought them. Without them it goes, too."""
+    with contextlib.ExitStack() as undo:
+        try:
+            for path, text in _documents(machine).items():
+                if not path.exists():
+                    files.make_directory(path.parent, undo)
+                    files.write(path, text(), 0o644, undo)
+        except OSError as error:
+            where = f" at {error.filename}" if error.filename else ""
+            return [f"Without the manual page and completion for shells{where}: {error.strerror}."]
+        undo.pop_all()
+    return []
 
 
 def _documents(machine: Machine) -> dict[Path, Callable[[], str]]:
@@ -239,6 +273,10 @@ def remove(machine: Machine, stop: Callable[[], None]) -> None:
     installed = machine.installed()
     if installed is Init.NONE:
         raise ControlError("Service is not installed")
+    if not files.is_ours(machine.unit_file if installed is Init.SYSTEMD else machine.script):
+        raise ControlError(
+            "the service 'spawn' of this machine was not written by 'spawnctl install': it is left alone"
+        )
     stop()
     if installed is Init.SYSTEMD:
         manager = Systemd(machine)

@@ -5,22 +5,28 @@ Where nothing is installed it is what ``spawnctl start`` means here and now: the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from spawn.config import load
 from spawn.config.load import SEARCH
+from spawn.errors import ConfigError
 from spawnctl import systemd, sysv, usage
 from spawnctl.foreground import Plan
-from spawnctl.machine import Init, Machine
+from spawnctl.machine import UNIT, ControlError, Init, Machine
+from spawnctl.systemd import Systemd
+from spawnctl.usage import UsageError
 
 
 def command(machine: Machine) -> list[str]:
-    """The words of the command that an installed systemd service runs; empty where its unit cannot be understood."""
-    try:
-        return systemd.command_of(machine.unit_file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return []
+    """The words of the command that an installed systemd service runs, also one that ``systemctl edit`` has given it;
+    empty where that cannot be understood."""
+    text = ""
+    with contextlib.suppress(ControlError):
+        text = Systemd(machine).control("cat", UNIT)
+    with contextlib.suppress(OSError, ValueError):
+        return systemd.command_of(text or machine.unit_file.read_text("utf-8"))
+    return []
 
 
 def options(machine: Machine) -> list[str] | None:
@@ -43,9 +49,12 @@ def plan(machine: Machine, words: Sequence[str] | None = None) -> Plan:
     :raises ConfigError: the options or the configuration are faulty by now.
     """
     given = options(machine) if words is None else list(words)
-    line = usage.parse(given or [], "")
+    try:
+        line = usage.parse(given or [], "")
+    except UsageError as error:
+        raise ConfigError([f"the options of the installed service: {error}"]) from None
     loaded = load(line.config, line.overrides, search=SEARCH if given is None else (str(machine.config_file),))
-    return Plan.make(loaded, line.overrides)
+    return Plan.make(loaded, line.overrides, environ=machine.environ)
 
 
 def with_log_file(machine: Machine, plan: Plan) -> Plan:
@@ -59,12 +68,3 @@ def api_url(host: str, port: int) -> str:
     """Where the API of a service that listens on ``host`` is asked on its own machine."""
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
-
-
-def is_state(path: Path) -> bool:
-    """Whether a directory holds a state of Spawn's, or nothing at all."""
-    try:
-        names = {entry.name for entry in path.iterdir()}
-    except OSError:
-        return False
-    return not names - {"lost+found"} or bool(names & {"lock", "nodes.json", "journal"})

@@ -41,10 +41,12 @@ class Init(Enum):
     NONE = "none"
 
 
-Runner = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
+Runner = Callable[[Sequence[str], float | None], "subprocess.CompletedProcess[str]"]
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # where the tools for users and services are, and not in everybody's PATH
+OTHERS = ("STATE_DIRECTORY", "RUNTIME_DIRECTORY")  # of the service that the caller is part of, not of ours
 
 
-def run_command(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+def run_command(command: Sequence[str], timeout_s: float | None) -> subprocess.CompletedProcess[str]:
     """Run a program of the system; one that is missing or hangs is reported like one that fails."""
     try:
         return subprocess.run(
@@ -56,6 +58,7 @@ def run_command(command: Sequence[str], timeout_s: float) -> subprocess.Complete
             check=False,
             stdin=subprocess.DEVNULL,
             cwd="/",  # another user may not see this one's directory
+            env={**os.environ, "PATH": f"{os.environ.get('PATH', '/usr/bin:/bin')}:{SBIN}"},
         )
     except FileNotFoundError:
         return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: not found")
@@ -63,6 +66,11 @@ def run_command(command: Sequence[str], timeout_s: float) -> subprocess.Complete
         return subprocess.CompletedProcess(command, 126, "", f"{command[0]}: not allowed")
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"{command[0]} took longer than {timeout_s:.0f} s")
+
+
+def own_environ() -> dict[str, str]:
+    """The caller's, without what it was told as part of a service itself."""
+    return {name: value for name, value in os.environ.items() if name not in OTHERS}
 
 
 def account(name: str) -> pwd.struct_passwd | None:
@@ -82,7 +90,7 @@ class Machine:
     python: str = field(default_factory=lambda: os.path.abspath(sys.executable))  # not resolved: a venv is its symlink
     uid: int = field(default_factory=os.geteuid)
     account: Callable[[str], pwd.struct_passwd | None] = account
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environ: Mapping[str, str] = field(default_factory=own_environ)
     user: bool = False
 
     def for_user(self, user: bool) -> Machine:
@@ -162,7 +170,7 @@ class Machine:
         if self.uid != 0 and not self.user:
             raise ControlError(NEED_ROOT)
 
-    def command(self, *words: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+    def command(self, *words: str, timeout_s: float | None = COMMAND_TIMEOUT_S) -> str:
         """Run a program of the system and return what it printed.
 
         :raises ControlError: it failed; with the first line of its complaint.

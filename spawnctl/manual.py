@@ -57,7 +57,7 @@ OWN = {
     The state directory, with the journal and what is known of the nodes; of users other than root
     `~/.local/state/spawn`.
 `/run/spawn/spawn.pid`
-    The process id of the daemon; of users other than root in `$XDG_RUNTIME_DIR/spawn`, else in the state directory.
+    The process id of the daemon; of users other than root `spawn.pid` in the state directory.
 `/var/log/spawn.log`
     The log of the daemon where the configuration names none; of users other than root `spawn.log` in the state
     directory. With systemd the log is in its journal.
@@ -75,11 +75,10 @@ OWN = {
     Where it is set, and not empty: no colours on a terminal.
 `XDG_STATE_HOME`, `HOME`
     Where the state directory of users other than root is: `$XDG_STATE_HOME/spawn`, else `~/.local/state/spawn`.
-`RUNTIME_DIRECTORY`, `XDG_RUNTIME_DIR`
-    Where the pid file is: `$RUNTIME_DIRECTORY/spawn.pid`, else `$XDG_RUNTIME_DIR/spawn/spawn.pid` of users other than
-    root.
+`SPAWN_RUNTIME_DIRECTORY`
+    Where the pid file of a daemon is, in place of the above.
 `STATE_DIRECTORY`
-    The state directory where the configuration names none, as systemd gives it to the service.
+    The state directory of a service where the configuration names none, as systemd gives it. Commands do not heed it.
 `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`
     Where systemd is told that the service is ready, reloads or stops, how it is, and that it is alive.
 `TMPDIR`

@@ -1,11 +1,12 @@
 """The pid file of a daemon: which process it is, told so that it cannot be mistaken.
 
-A pid file counts only while its writer holds a lock (flock) on it. The kernel drops the lock with the process, so a
-file that outlived ``kill -9`` is recognised as stale, and the pid in a locked file is that of the process which locked
-it: it cannot have been reused. python-daemon brings a pid lock of its own that knows neither.
+Beside the pid the file says when that process was started, and in which boot. The kernel tells the same of a process
+that lives, so a file that outlived ``kill -9`` or a reboot is recognised as stale, and a pid that was used again is not
+taken for ours. A lock (flock) that the daemon holds for as long as it lives makes that there is one only. It is on
+a file of its own that others cannot open, since whoever may read a file may lock it.
 
-A daemon that root has started and that became another user keeps the lock, but not the means to change the file: root
-sends signals to the process that is named in it.
+Nobody is believed about the processes of somebody else: who asks may be root, and sends a signal. A daemon that root
+has started and that became another user keeps the lock, but nothing that it could change the pid file with.
 """
 
 from __future__ import annotations
@@ -13,118 +14,133 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from spawn.state.directory import user_name
 from spawnctl.machine import ControlError
 
-LOCK_TRIES = 20  # of 50 ms: somebody who asks for the status holds a shared lock for an instant
-TRY_S = 0.05
 MODE = 0o644  # everybody may ask for the status
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+ENDED = ("Z", "X")  # of proc(5): a process that nobody has waited for yet
+FILE_BYTES = 256
 
 
 def pid_path(environ: Mapping[str, str], uid: int, state_dir: Path) -> Path:
-    """Where the pid file is: a directory that a reboot empties, as long as there is one."""
-    if os.path.isabs(environ.get("RUNTIME_DIRECTORY", "")):  # the name that systemd gives it, too
-        return Path(environ["RUNTIME_DIRECTORY"]) / "spawn.pid"
-    if uid == 0:
-        return Path("/run/spawn/spawn.pid")
-    if os.path.isabs(environ.get("XDG_RUNTIME_DIR", "")):
-        return Path(environ["XDG_RUNTIME_DIR"]) / "spawn" / "spawn.pid"
-    return state_dir / "spawn.pid"
+    """Where the pid file is: of root in a directory that a reboot empties, of others with the state it is about."""
+    if os.path.isabs(environ.get("SPAWN_RUNTIME_DIRECTORY", "")):
+        return Path(environ["SPAWN_RUNTIME_DIRECTORY"]) / "spawn.pid"
+    return Path("/run/spawn/spawn.pid") if uid == 0 else state_dir / "spawn.pid"
 
 
 class PidFile:
-    """A pid file that is locked for as long as its process lives."""
+    """A pid file, and the lock that its process holds for as long as it lives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock_path = path.with_suffix(".lock")
         self._held: int | None = None
 
     def acquire(self) -> bool:
-        """Lock the file and write our pid into it; False when another process has it."""
-        for _ in range(LOCK_TRIES):
-            handle = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-            if _lock(handle, fcntl.LOCK_EX) and self._is_still(handle):
-                self._write()
-                self._held = handle
-                return True
-            os.close(handle)
-            time.sleep(TRY_S)
-        return False
-
-    def _is_still(self, handle: int) -> bool:
-        """Whether the path names the file that we locked: its last owner may have unlinked it in between."""
-        try:
-            there, here = os.stat(self.path, follow_symlinks=False), os.fstat(handle)
-        except FileNotFoundError:
+        """Take the lock and write our pid; False when another process has it."""
+        held = self._locked()
+        if held is None:
             return False
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
-
-    def _write(self) -> None:
-        """By another handle than the one that is kept: that can only be read."""
-        handle = os.open(self.path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+        draft = self.path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
         try:
             os.fchmod(handle, MODE)  # whatever the umask
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            pid = os.getpid()
+            os.write(handle, f"{pid}\n{_started(pid)} {_boot()}\n".encode())
         finally:
+            os.close(handle)
+        draft.replace(self.path)
+        self._held = held
+        return True
+
+    def _locked(self) -> int | None:
+        """A handle of the locked file; None when somebody else has the lock."""
+        while True:
+            handle = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                here, there = os.fstat(handle), os.stat(self._lock_path, follow_symlinks=False)
+                if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                    return handle
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except FileNotFoundError:
+                pass  # its last owner has unlinked it in between
             os.close(handle)
 
     def release(self) -> None:
-        """Remove the file, then drop the lock, so that nobody ever finds it unlocked and whole."""
-        if self._held is None:
-            return
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)  # not ours to remove after a change of user: see discard()
-        os.close(self._held)
-        self._held = None
+        """Remove the files, then drop the lock. After a change of user they are not ours to remove: see discard()."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._remove()
+            os.close(held)
 
     def discard(self) -> None:
-        """Remove a file that nobody holds: what a daemon left behind that could not remove it, or was killed."""
-        try:
-            handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return
-        try:
-            if _lock(handle, fcntl.LOCK_EX) and self._is_still(handle):
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path)
-        finally:
-            os.close(handle)
+        """Remove what a daemon left behind that could not remove it, or was killed."""
+        with contextlib.suppress(OSError):
+            held = self._locked()
+            if held is not None:
+                self._remove()
+                os.close(held)
+
+    def _remove(self) -> None:
+        for path in (self.path, self._lock_path):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def holder(self) -> int | None:
-        """The pid of the process that holds the lock now; None when nobody does.
+        """The pid of the process that has it; None when there is none.
 
-        :raises ControlError: that cannot be told: it is another user's, or names another user's process.
+        :raises ControlError: that cannot be told, or the file names another user's process.
         """
-        for _ in range(LOCK_TRIES):
-            try:
-                handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-            except OSError as error:
-                raise ControlError(f"pid file {self.path} cannot be read: {error.strerror}") from None
-            try:
-                if _lock(handle, fcntl.LOCK_SH):
-                    return None
-                text = os.pread(handle, 32, 0).strip()
-                owner = os.fstat(handle).st_uid
-            finally:
-                os.close(handle)
-            if text.isdigit():
-                self._check(int(text), owner)
-                return int(text)
-            time.sleep(TRY_S)  # locked, but its pid is not written yet
-        return None
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ControlError(f"pid file {self.path} cannot be read: {error.strerror}") from None
+        try:
+            text, owner = os.read(handle, FILE_BYTES).decode("ascii", "replace"), os.fstat(handle).st_uid
+        except OSError as error:
+            raise ControlError(f"pid file {self.path} cannot be read: {error.strerror}") from None
+        finally:
+            os.close(handle)
+        words = text.split()
+        if len(words) != 3 or not (words[0].isdigit() and words[1].isdigit()) or words[2] != _boot():
+            return None
+        pid = int(words[0])
+        if not self._lives(pid, int(words[1])):
+            return None
+        self._check(pid, owner)
+        return pid
+
+    def _lives(self, pid: int, started: int) -> bool:
+        try:
+            return _started(pid) == started
+        except ProcessLookupError:
+            pass
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except (PermissionError, OverflowError):
+            pass
+        raise ControlError(f"process {pid}, which {self.path} names, is not shown in /proc: nothing is known of it")
 
     def _check(self, pid: int, owner: int) -> None:
         """Whoever may write the file can name any process: it has to be one of the same user's. Root may name any."""
         try:
             process = os.stat(f"/proc/{pid}").st_uid
         except OSError:
-            return
+            return  # it has ended since we looked
         if owner not in (0, process):
             raise ControlError(
                 f"pid file {self.path} of user {user_name(owner)} names process {pid}, "
@@ -132,9 +148,21 @@ class PidFile:
             )
 
 
-def _lock(handle: int, how: int) -> bool:
+def _started(pid: int) -> int:
+    """When a process was started, in ticks since the boot, by proc(5); 0 for one that has ended.
+
+    :raises ProcessLookupError: it is not shown.
+    """
     try:
-        fcntl.flock(handle, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        after_name = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return 0 if after_name[0] in ENDED else int(after_name[19])
+    except (OSError, ValueError, IndexError):
+        raise ProcessLookupError(pid) from None
+
+
+def _boot() -> str:
+    """Which boot this is, in one word."""
+    try:
+        return BOOT_ID.read_text("ascii").strip() or "-"
+    except OSError:
+        return "-"

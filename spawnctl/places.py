@@ -21,11 +21,14 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-def look(config: Config) -> Found:
-    """Look at the places that the configuration names; those of the defaults depend on who runs the service."""
+def look(config: Config, made: str = "") -> Found:
+    """Look at the places that the configuration names; those of the defaults depend on who runs the service.
+
+    :param made: a directory that will be there, whether it is or not.
+    """
     faults: list[str] = []
     warnings: list[str] = []
-    if config.log.file:
+    if config.log.file and os.path.dirname(config.log.file) != made:
         _look_at_file("log.file", config.log.file, faults, warnings)
     if config.state_dir:
         _look_at_directory("state-dir", config.state_dir, faults, warnings)

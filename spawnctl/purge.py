@@ -1,48 +1,52 @@
 """``remove --purge``: what ``remove`` leaves goes too: configuration, journal, logs, and the user that was made.
 
-Only what is Spawn's: a configuration or a log that an operator keeps elsewhere is his, and a directory that holds no
-state of Spawn's is not deleted because a configuration names it.
+Only what is Spawn's. Of a state directory the files that Spawn makes, and the directory if that was all; a log file and
+what logrotate makes of it; no configuration that the operator keeps elsewhere. Where the service's user could have put
+a link in the way, root deletes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from spawn.config import Config, default_state_dir
 from spawn.errors import ConfigError
+from spawn.state.directory import StateDirectory
 from spawnctl import account, files, installed, sysv
-from spawnctl.machine import UNIT, ControlError, Machine
+from spawnctl.files import Owner
+from spawnctl.machine import UNIT, USER, ControlError, Machine
+
+CONFIG_FILES = ("spawn.conf", "service.options", "README")
+ROTATED = r"(-\d+|\.\d+)?(\.(gz|xz|bz2|zst))?"  # what logrotate(8) makes of a name
 
 
 @dataclass(frozen=True)
 class Remains:
     """What outlives ``remove``. Paths that exist."""
 
-    config_dir: Path | None
+    config: tuple[Path, ...]
     state_dir: Path | None
     logs: tuple[Path, ...]
     changes: tuple[Path, ...]  # to the unit
 
     def __bool__(self) -> bool:
-        return bool(self.config_dir or self.state_dir or self.logs or self.changes)
+        return bool(self.config or self.state_dir or self.logs or self.changes)
 
     def summary(self) -> str:
         """What there is, in one line; nothing where there is nothing."""
-        logs = ", ".join(str(path) for path in self.logs[:1])
-        found = [(self.config_dir, "configuration"), (self.state_dir, "journal"), (logs, "log")]
+        config, log = (paths[0] if paths else None for paths in (self.config, self.logs))
+        found = [(config and config.parent, "configuration"), (self.state_dir, "journal"), (log, "log")]
         return ", ".join(f"the {what} in {where}" for where, what in found if where)
 
     def lines(self) -> list[str]:
         """What there is, for the operator."""
-        found = [
-            (self.config_dir, "the configuration"),
-            (self.state_dir, "the journal: updates that nodes lack are in it"),
-        ]
-        return [f"  {path}  ({what})" for path, what in found if path] + [
-            f"  {path}" for path in (*self.logs, *self.changes)
-        ]
+        journal = f"  {self.state_dir}  (the journal, with updates that nodes may lack, and backups in it)"
+        others = [f"  {path}" for path in (*self.config, *self.logs, *self.changes)]
+        return [journal, *others] if self.state_dir else others
 
 
 def find(machine: Machine) -> Remains:
@@ -50,39 +54,57 @@ def find(machine: Machine) -> Remains:
 
     A configuration that cannot be read any more leaves the places of the default.
     """
-    log_file = None
+    log_files = [] if machine.user else [sysv.LOG_FILE]
     try:
         plan = installed.plan(machine, installed.options(machine) or [])
-        state_dir, log_file = plan.state_dir, plan.config.log.file
+        state_dir = plan.state_dir
+        log_files += [Path(plan.config.log.file)] if plan.config.log.file else []
     except ConfigError:
         state_dir = Path(default_state_dir(Config(), machine.uid, machine.environ))
-    state_dir = machine.at(state_dir)
-    config = machine.config_dir if machine.config_dir.is_dir() else None
-    state = state_dir if state_dir.is_dir() and installed.is_state(state_dir) else None
-    logs = [] if machine.user else _logs(machine.at(sysv.LOG_FILE))
-    if log_file and state and machine.at(Path(log_file)).parent != state:
-        logs += _logs(machine.at(Path(log_file)))
-    return Remains(config, state, tuple(dict.fromkeys(logs)), tuple(_changes(machine)))
+    config = [machine.config_dir / name for name in CONFIG_FILES]
+    logs = [path for file in dict.fromkeys(log_files) for path in _logs(machine, machine.at(file))]
+    changes = machine.unit_file.with_name(f"{UNIT}.d")  # what ``systemctl edit`` has written
+    return Remains(
+        tuple(path for path in config if path.is_file()),
+        machine.at(state_dir) if machine.at(state_dir).is_dir() else None,
+        tuple(logs),
+        (changes,) if changes.is_dir() else (),
+    )
 
 
-def _logs(path: Path) -> list[Path]:
+def _logs(machine: Machine, path: Path) -> list[Path]:
     """A log file and what logrotate made of it."""
-    return sorted(path.parent.glob(f"{path.name}*")) if path.parent.is_dir() else []
+    name = re.compile(re.escape(path.name) + ROTATED)
+    if not path.parent.is_dir() or not (machine.user or files.is_safe(path, _service_owner(machine))):
+        return []
+    found = (entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
+    return sorted(entry for entry in found if stat.S_ISREG(entry.lstat().st_mode))
 
 
-def _changes(machine: Machine) -> Sequence[Path]:
-    """What ``systemctl edit`` has written."""
-    directory = machine.unit_file.with_name(f"{UNIT}.d")
-    return [directory] if directory.is_dir() else []
+def _service_owner(machine: Machine) -> Owner:
+    found = machine.account(USER)
+    return Owner(found.pw_uid, found.pw_gid) if found else Owner()
 
 
-def purge(machine: Machine, found: Remains) -> None:
-    """Delete it all, and the service's user. Raises ``ControlError``."""
+def purge(machine: Machine, found: Remains) -> list[str]:
+    """Delete it all, and the service's user. Returns what stays, in lines.
+
+    :raises StateError: a Spawn runs on the state.
+    :raises ControlError: it cannot be deleted.
+    """
+    notes = []
+    if found.state_dir is not None:
+        left = StateDirectory(str(found.state_dir)).delete()
+        if left:
+            names = ", ".join(left[:3]) + (", and more" if len(left) > 3 else "")
+            notes.append(f"{found.state_dir} stays: what is in it is not Spawn's ({names}).")
     try:
-        for path in (found.config_dir, found.state_dir, *found.logs, *found.changes):
-            if path is not None:
-                files.delete_tree(path)
+        for path in (*found.config, *found.logs):
+            files.delete(path)
+        for path in found.changes:
+            shutil.rmtree(path)
     except OSError as error:
         raise ControlError(f"cannot delete {error.filename}: {error.strerror}") from None
     if not machine.user:
         account.delete(machine)
+    return notes

@@ -18,21 +18,25 @@ from spawnctl.machine import UNIT, ControlError, Machine, filled
 
 LOG_LINES = 10
 MANAGER_TIMEOUT_S = 10.0
-START_TIMEOUT_S = 600.0  # systemd has its own, which a start that goes on prolongs
-STOP_MARGIN_S = 60.0  # systemd kills what is not gone before this is over
+NO_TIMEOUT = None  # systemd has its own for starts and stops, which the service prolongs while it gets on
 UNPRIVILEGED_PORTS = 1024
 STATE_DIR = Path("/var/lib/spawn")
 HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
 PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))
 DROP_IN = "restored.conf"
+# Settings of a unit that are about how its service runs, not about what it may do.
+OF_THE_RUN = ("Type=", "NotifyAccess=", "SyslogIdentifier=", "Exec", "Restart", "Timeout", "Watchdog")
 
 
-def render_unit(command: Sequence[str], config: Config, writable: Sequence[Path], seen: Sequence[Path]) -> str:
+def render_unit(
+    command: Sequence[str], config: Config, state_dir: Path, writable: Sequence[Path], seen: Sequence[Path]
+) -> str:
     """The unit of the machine's service.
 
-    :param writable: directories beside the service's own that it writes to.
+    :param writable: further directories that it writes to.
     :param seen: files and directories that it reads, to find out whether homes have to be visible.
     """
+    writable = [*writable] if state_dir == STATE_DIR else [state_dir, *writable]
     in_homes = any(path.is_relative_to(home) for path in (*writable, *seen) for home in HOMES)
     low_port = min(config.port, config.api.port) < UNPRIVILEGED_PORTS
     parts = {
@@ -42,7 +46,8 @@ def render_unit(command: Sequence[str], config: Config, writable: Sequence[Path]
         "@PRIVATE_USERS@": "no"
         if low_port
         else "yes",  # in a name space of users the capability would be worth nothing
-        "@WRITABLE@": "".join(f"ReadWritePaths={quoted([str(path)])}\n" for path in writable),
+        "@STATE@": "StateDirectory=spawn\nStateDirectoryMode=0700\n" if state_dir == STATE_DIR else "",
+        "@WRITABLE@": "".join(f"ReadWritePaths={_quoted_path(path)}\n" for path in writable),
     }
     return filled(UNIT, parts)
 
@@ -63,13 +68,30 @@ def _quoted(word: str) -> str:
     return escaped if plain else f'"{escaped}"'
 
 
+def _quoted_path(path: Path) -> str:
+    """For a setting that is no command: a dollar sign is nothing special there."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return escaped if escaped.isprintable() and not set(escaped) & set(" \\\"';") else f'"{escaped}"'
+
+
+def sandbox(unit: str) -> list[str]:
+    """What a unit lets its service do and see, as settings for ``systemd-run --property``."""
+    service = unit.partition("[Service]\n")[2].partition("\n[")[0].splitlines()
+    settings = [line for line in service if "=" in line and not line.startswith("#")]
+    return [line for line in settings if not line.startswith(OF_THE_RUN)]
+
+
+class UncleanEnd(ControlError):
+    """The service has ended, but not as it should."""
+
+
 @dataclass(frozen=True)
 class Systemd:
     """The installed service, asked for through ``systemctl``."""
 
     machine: Machine
 
-    def control(self, *words: str, timeout_s: float = MANAGER_TIMEOUT_S) -> str:
+    def control(self, *words: str, timeout_s: float | None = MANAGER_TIMEOUT_S) -> str:
         """``systemctl``, for the machine's manager or the user's. Raises ``ControlError``."""
         own = ["--user"] if self.machine.user else []
         return self.machine.command("systemctl", *own, *words, timeout_s=timeout_s)
@@ -110,11 +132,11 @@ class Systemd:
         with contextlib.suppress(ControlError):
             self.control("reset-failed", UNIT)  # or it would count against an operator that the service failed before
         try:
-            self.control("start", UNIT, timeout_s=START_TIMEOUT_S)
+            self.control("start", UNIT, timeout_s=NO_TIMEOUT)
         except ControlError as error:
             why, logged = self._failure(str(error)), self._logged()
             with contextlib.suppress(ControlError):
-                self.control("stop", UNIT, timeout_s=START_TIMEOUT_S)  # FAILED means that it is not being tried again
+                self.control("stop", UNIT, timeout_s=NO_TIMEOUT)  # FAILED means that it is not being tried again
             raise ControlError(f"the service did not start ({why})", logged) from None
 
     def _failure(self, said: str) -> str:
@@ -142,35 +164,52 @@ class Systemd:
 
     @contextlib.contextmanager
     def _once(self, command: Sequence[str]) -> Iterator[None]:
-        """Have the unit run another command meanwhile. What systemd restarts later runs its own again."""
+        """Have the unit run another command meanwhile. What systemd starts later runs its own again.
+
+        That is seen to in three ways, because nobody may be left with it: when we are done, by the service itself when
+        it has started, and by the next command, if all of that was cut off.
+        """
+        self._forget_once()
         if not command:
             yield
             return
-        drop_in = self.machine.runtime_units / f"{UNIT}.d" / DROP_IN
+        drop_in = self._drop_in
         drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        drop_in.write_text(f"[Service]\nExecStart=\nExecStart={quoted(command)}\nRestart=no\n", "utf-8")
+        own = " --user" if self.machine.user else ""
+        forget = quoted(["/bin/sh", "-c", f"rm -f '{drop_in}'; systemctl{own} daemon-reload --no-block"])
+        lines = ["[Service]", "ExecStart=", f"ExecStart={quoted(command)}", f"ExecStartPost=+{forget}", "Restart=no"]
         try:
+            drop_in.write_text("\n".join(lines) + "\n", "utf-8")
             self.control("daemon-reload")
             yield
         finally:
-            drop_in.unlink(missing_ok=True)
+            self._forget_once(always=True)
+
+    @property
+    def _drop_in(self) -> Path:
+        return self.machine.runtime_units / f"{UNIT}.d" / DROP_IN
+
+    def _forget_once(self, always: bool = False) -> None:
+        if always or self._drop_in.exists():
+            self._drop_in.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
-                drop_in.parent.rmdir()
+                self._drop_in.parent.rmdir()
             self.control("daemon-reload")
 
-    def stop(self, shutdown_s: float) -> None:
+    def stop(self) -> None:
         """Return when the service has ended.
 
-        :param shutdown_s: how long it may take over that itself.
-        :raises ControlError: it does not run, could not be stopped, or had to be killed.
+        :raises ControlError: it does not run, could not be stopped, or did not end in order.
         """
         self.machine.need_root()
+        self._forget_once()
         if self.has_stopped():
             raise ControlError("Service has already been stopped")
-        self.control("stop", UNIT, timeout_s=shutdown_s + STOP_MARGIN_S)
+        served = self.show("ActiveState").get("ActiveState") in ("active", "reloading")
+        self.control("stop", UNIT, timeout_s=NO_TIMEOUT)
         result = self.show("Result").get("Result", "success")
-        if result != "success":
-            raise ControlError(f"the service did not end in order ({result}): the next start recovers", self._logged())
+        if served and result != "success":
+            raise UncleanEnd(f"the service did not end in order ({result}): the next start recovers", self._logged())
 
     def has_stopped(self) -> bool:
         """Whether nothing runs, and nothing is about to be started again."""

@@ -63,8 +63,9 @@ def remove(machine: Machine) -> None:
 
 
 def options(machine: Machine) -> list[str]:
-    """What ``install`` was given."""
+    """What ``install`` was given; a line is an option, whatever else is in it."""
     try:
-        return machine.options_file.read_text("utf-8").splitlines()
+        text = machine.options_file.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
         return []
+    return text.removesuffix("\n").split("\n") if text else []

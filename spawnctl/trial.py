@@ -13,13 +13,16 @@ import spawn.service  # noqa: F401 (all that a service needs can be imported; th
 from spawn.config import load
 from spawn.errors import ConfigError
 from spawnctl import places, usage
+from spawnctl.usage import UsageError
 
 
 def main(options: Sequence[str]) -> int:
-    line = usage.parse(options, "")
     try:
+        line = usage.parse(options, "")
         found = places.look(load(line.config, line.overrides).config)
         faults = [*found.faults, *found.warnings]
+    except UsageError as error:
+        faults = [str(error)]
     except ConfigError as error:
         faults = list(error.faults)
     for fault in faults:

@@ -8,8 +8,10 @@ its hub.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +88,7 @@ def load(
     False is a value. Relative paths in the file are relative to the file's directory, those of flags to the working
     directory. Raises ``ConfigError`` with every fault.
     """
-    name = path if path is not None else next(filter(exists, search), None)
+    name = path if path is not None else _found(search)
     file = _Source() if name is None else _from_file(name)
     flags = _from_flags(overrides or {})
     merged = _merge(file.draft, flags.draft)
@@ -102,6 +104,18 @@ def load(
         raise ConfigError([one_line(f"{label}: {error}")]) from None
     warnings = [one_line(f"{label}: {path_text(where)}: {text}") for where, text in relations.warnings(merged)]
     return LoadedConfig(config, os.path.abspath(name) if name else None, tuple(warnings))
+
+
+def _found(search: Sequence[str]) -> str | None:
+    """The first that exists. Root does not take unasked what somebody else has put into a working directory."""
+    name = next(filter(exists, search), None)
+    if name is not None and not os.path.isabs(name) and os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            found = os.stat(name)
+            if found.st_uid != 0 or found.st_mode & stat.S_IWOTH:
+                whose = "may be written by everybody" if found.st_uid == 0 else f"is not root's (uid {found.st_uid})"
+                raise ConfigError([f"{name} in the working directory {whose}: name it, with --config={name}, if meant"])
+    return name
 
 
 def default_state_dir(config: Config, euid: int, environ: Mapping[str, str]) -> str:
@@ -125,7 +139,9 @@ def default_state_dir(config: Config, euid: int, environ: Mapping[str, str]) -> 
         try:
             home = pwd.getpwuid(euid).pw_dir
         except KeyError:
-            raise StartError(f"user {euid} has no home directory; say --state-dir=PATH") from None
+            raise StartError(
+                f"user {euid} has no home directory: set HOME, or state-dir in the configuration"
+            ) from None
     return os.path.join(home, ".local", "state", "spawn")
 
 

@@ -17,14 +17,18 @@ import fcntl
 import logging
 import os
 import pwd
+import shutil
 import stat
 
 from spawn.errors import StateError
 
 log = logging.getLogger("spawn.state")
 
-_BEFORE_STATE = {"lock", ".probe", "spawn.log", "spawn.pid", "lost+found"}  # the last: a file system of its own
+# The last is what a file system of its own has.
+_BEFORE_STATE = {"lock", ".probe", "spawn.log", "spawn.pid", "spawn.lock", "lost+found"}
 _STATE = {"nodes.json", "journal"}
+# The last is held until then.
+_ALL = ("nodes.json", "nodes.json.new", "journal", "backups", ".probe", "spawn.pid", "spawn.lock", "lock")
 
 
 class StateDirectory:
@@ -64,6 +68,46 @@ class StateDirectory:
                 f"there is nothing to start as restored: the state directory {self.path} does not exist; give the one "
                 "that holds the backup with --state-dir"
             )
+
+    def holds_others(self) -> bool:
+        """Whether something is in it that is not Spawn's, and no state either."""
+        return os.path.isdir(self.path) and not self._is_ours()
+
+    def delete(self) -> list[str]:
+        """Delete what is Spawn's, and the directory itself if that was all. Returns the names of what stays.
+
+        A directory without a state in it is only removed when it is empty, however a configuration came to name it.
+        Raises ``StateError``: a Spawn runs on it, or it cannot be deleted.
+        """
+        where = os.path.realpath(self.path)
+        try:
+            if self._is_state(where):
+                self._delete_state(where)
+            left = sorted(os.listdir(where))
+            if not left:
+                os.rmdir(where)
+                if where != self.path:
+                    os.unlink(self.path)
+            return left
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError(self._explain(error)) from None
+
+    def _is_state(self, where: str) -> bool:
+        begun = ("nodes.json", "journal/journal.db", "journal/mark")
+        return _is_file(os.path.join(where, "lock")) and any(_is_file(os.path.join(where, name)) for name in begun)
+
+    def _delete_state(self, where: str) -> None:
+        lock = self._locked()
+        try:
+            for path in (os.path.join(where, name) for name in _ALL):
+                if os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path)
+                elif os.path.lexists(path):
+                    os.unlink(path)
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Give the lock up; may be called twice."""
@@ -147,6 +191,13 @@ class StateDirectory:
             return f"{where} is not a directory: give another one with --state-dir"
         at = f"{error.filename}: " if error.filename not in (None, self.path) else ""
         return f"{where} cannot be used: {at}{error.strerror or error}"
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def user_name(uid: int) -> str:

@@ -265,7 +265,7 @@ def test_a_daemon_that_is_aborted_leaves_its_stacks_in_the_log_file_of_the_day(t
     (tmp_path / "spawn.conf").write_text(json.dumps(config | {"log": {"file": "spawn.log"}}), "utf-8")
     pid_file = PidFile(tmp_path / "run" / "spawn.pid")
     log, old = tmp_path / "spawn.log", tmp_path / "spawn.log.1"
-    assert environment(tmp_path)["RUNTIME_DIRECTORY"] == str(pid_file.path.parent)
+    assert environment(tmp_path)["SPAWN_RUNTIME_DIRECTORY"] == str(pid_file.path.parent)
     assert spawnctl("start", cwd=tmp_path).returncode == 0
     pid = pid_file.holder()
     assert pid is not None

@@ -14,7 +14,7 @@ COMMAND = [sys.executable, "-P", "-m", "spawnctl"]
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Temporary files, state and pid files go below ``home``; warnings are shown."""
-    places = {"TMPDIR": home / "tmp", "XDG_STATE_HOME": home / "state", "RUNTIME_DIRECTORY": home / "run"}
+    places = {"TMPDIR": home / "tmp", "XDG_STATE_HOME": home / "state", "SPAWN_RUNTIME_DIRECTORY": home / "run"}
     places["TMPDIR"].mkdir(exist_ok=True)
     more = {name: str(path) for name, path in places.items()} | {"PYTHONWARNINGS": "default"}
     return clean_environment(home, more | dict(extra or {}))

@@ -144,10 +144,14 @@ def test_a_faulty_option_is_told_before_anything_is_done(tmp_path: Path, recorde
 def test_the_user_of_the_service_is_made_once(tmp_path: Path, recorder: Recorder) -> None:
     recorder.user = pwd.struct_passwd(("spawn", "x", 54321, 54321, "somebody", "/", "/x"))
     put(machine(tmp_path, recorder, Init.SYSTEMD))
-    assert recorder.commands[0].startswith(f"runuser -u spawn -- {PYTHON} -P -m spawnctl.trial --config=")
+    [trial] = [command for command in recorder.commands if "spawnctl.trial" in command]
+    assert "useradd" not in "".join(recorder.commands)
+    assert trial.startswith("systemd-run ")
+    assert "--property=User=spawn" in trial
+    assert "--property=ProtectSystem=strict" in trial, "in the sandbox of the unit"
 
 
-@pytest.mark.parametrize("failing", ["useradd", "runuser", "daemon-reload", "enable"])
+@pytest.mark.parametrize("failing", ["useradd", "systemd-run", "daemon-reload", "enable"])
 def test_a_failed_install_leaves_nothing(tmp_path: Path, recorder: Recorder, failing: str) -> None:
     here = machine(tmp_path, recorder, Init.SYSTEMD)
     recorder.failing = failing
@@ -169,13 +173,13 @@ def test_a_file_that_cannot_be_written_undoes_the_rest(tmp_path: Path, recorder:
 
 
 def test_an_interpreter_that_the_service_cannot_run_is_refused(tmp_path: Path, recorder: Recorder) -> None:
-    recorder.failing = "runuser"
+    recorder.failing = "systemd-run"
     with pytest.raises(ControlError, match=f"cannot run {PYTHON}: install Spawn where"):
         put(machine(tmp_path, recorder, Init.SYSTEMD))
 
 
 def test_faults_that_the_service_would_meet_are_faults_of_the_configuration(tmp_path: Path, recorder: Recorder) -> None:
-    recorder.failing, recorder.code = "runuser", 2
+    recorder.failing, recorder.code = "systemd-run", 2
     with pytest.raises(ConfigError) as caught:
         put(machine(tmp_path, recorder, Init.SYSTEMD))
     assert caught.value.faults == ["no luck (asked as the service's user 'spawn')"]
@@ -217,7 +221,8 @@ def test_remove_deletes_what_install_wrote_but_not_the_configuration(
 def test_purge_leaves_nothing(tmp_path: Path, recorder: Recorder, init: Init) -> None:
     here = machine(tmp_path, recorder, init)
     put(here)
-    (tmp_path / "var/lib/spawn/lock").touch()
+    for name in ("lock", "nodes.json"):
+        (tmp_path / "var/lib/spawn" / name).touch()
     (tmp_path / "var/log/spawn.log.1.gz").touch()
     found = purge.find(here)
     install.remove(here, lambda: None)
@@ -308,19 +313,19 @@ def test_start_and_stop_of_a_systemd_service(tmp_path: Path, recorder: Recorder)
     service = Systemd(machine(tmp_path, recorder, Init.SYSTEMD))
     service.start()
     with pytest.raises(ControlError, match="already been stopped"):
-        service.stop(30)
+        service.stop()
     recorder.shown = {"MainPID": "77", "ActiveState": "active"}
     assert service.pid() == 77
     with pytest.raises(ControlError, match="already running"):
         service.start()
-    service.stop(30)
+    service.stop()
     assert "systemctl stop spawn.service" in recorder.commands
 
 
 def test_a_stop_that_had_to_kill_is_no_success(tmp_path: Path, recorder: Recorder) -> None:
     recorder.shown = {"MainPID": "77", "ActiveState": "active", "Result": "timeout"}
     with pytest.raises(ControlError, match=r"did not end in order \(timeout\)"):
-        Systemd(machine(tmp_path, recorder, Init.SYSTEMD)).stop(30)
+        Systemd(machine(tmp_path, recorder, Init.SYSTEMD)).stop()
 
 
 def test_a_start_that_fails_shows_the_journal_and_is_not_tried_again(tmp_path: Path, recorder: Recorder) -> None:
@@ -357,7 +362,8 @@ def test_words_survive_a_unit(word: str) -> None:
 
 
 def test_a_unit_has_no_place_left_open() -> None:
-    unit = systemd.render_unit(["/bin/x"], Config(), [Path("/srv/a b"), Path("/home/x")], [])
-    assert 'ReadWritePaths="/srv/a b"\nReadWritePaths=/home/x\n' in unit
+    unit = systemd.render_unit(["/bin/x"], Config(), Path("/srv/a$ b%"), [Path("/home/x")], [])
+    assert 'ReadWritePaths="/srv/a$ b%%"\nReadWritePaths=/home/x\n' in unit  # no variables in a path
+    assert "StateDirectory=" not in unit
     assert "ProtectHome=read-only" in unit
     assert sysv.render_script("/opt/it's/python").count("'/opt/it'\"'\"'s/python'") == 1
