@@ -86,14 +86,15 @@ def _alone(machine: Machine) -> Iterator[None]:
     except OSError:  # not root, as will be said; or there is no /run
         yield
         return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        raise ControlError("another 'spawnctl install' or 'remove' is at work") from None
-    finally:
-        os.close(handle)
+    with contextlib.closing(os.fdopen(handle)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ControlError("another 'spawnctl install' or 'remove' is at work") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
