@@ -1,23 +1,27 @@
 """``spawnctl``: reads the command line and hands over to who does the work.
 
 Whatever a user can do wrong ends in lines on standard error and an exit code: 2 for a bad command line or
-configuration, 1 for what cannot be done or started. Nothing here imports gevent: ``start`` forks.
+configuration, 1 for what cannot be done or started. Whether these lines can be written changes neither (``output``);
+only what was asked for as text (help, version, completion, man page) ends with 1 when it cannot be. Nothing here
+imports gevent: ``start`` forks.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 
 import spawn
 from spawn import log as spawn_log
 from spawn.config import load
 from spawn.errors import ConfigError, StartError
-from spawnctl import completion, control, foreground, manual, places, rehearsal, usage
+from spawnctl import completion, control, foreground, manual, output, places, rehearsal, usage
 from spawnctl.foreground import Plan
 from spawnctl.machine import Machine
+from spawnctl.output import say
 from spawnctl.text import USAGE
 from spawnctl.usage import CommandLine, UsageError
 
@@ -33,8 +37,16 @@ PRINTED: dict[str, Callable[[CommandLine], str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the return value is its exit code."""
+    output.prepare()
     try:
-        return _dispatch(usage.parse(sys.argv[1:] if argv is None else argv, VERSION))
+        return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        output.finish()
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        return _dispatch(_parse(argv))
     except UsageError as error:
         return _complain([f"spawnctl: {error}", USAGE], 2)
     except ConfigError as error:
@@ -46,13 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return CANCELLED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 1
+
+
+def _parse(argv: Sequence[str]) -> CommandLine:
+    """Help and version are printed by docopt, which does not expect that this can fail."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            return usage.parse(argv, VERSION)
+    except SystemExit:
+        if not say(printed.getvalue(), end=""):
+            raise SystemExit(1) from None
+        raise
 
 
 def _complain(lines: Sequence[str], code: int) -> int:
     for line in lines:
-        print(line, file=sys.stderr)
+        say(line, stream=sys.stderr)
     return code
 
 
@@ -60,8 +83,7 @@ def _dispatch(line: CommandLine) -> int:
     if line.command == "check":
         return _check(line)
     if line.command in PRINTED:
-        print(PRINTED[line.command](line), end="")
-        return 0
+        return 0 if say(PRINTED[line.command](line), end="") else 1
     if line.command:
         return control.run(line, Machine())
     foreground.hold_later_signals()
@@ -73,11 +95,11 @@ def _check(line: CommandLine) -> int:
     loaded = load(line.config, line.overrides)
     found = places.look(loaded.config)
     for warning in (*loaded.warnings, *found.warnings):
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", stream=sys.stderr)
     if found.faults:
         return _complain(found.faults, 2)
     count = len(loaded.config.nodes)
-    print(f"{loaded.path or 'defaults (no configuration file found)'}: valid, {count} node{'s' * (count != 1)}")
+    say(f"{loaded.path or 'defaults (no configuration file found)'}: valid, {count} node{'s' * (count != 1)}")
     return 0
 
 
