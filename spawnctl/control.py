@@ -23,6 +23,7 @@ from spawnctl import account, daemon, files, foreground, install, installed, pid
 from spawnctl.daemon import Daemon
 from spawnctl.foreground import Plan
 from spawnctl.machine import USER, ControlError, Init, Machine
+from spawnctl.output import say
 from spawnctl.pidfile import PidFile
 from spawnctl.privileges import Identity
 from spawnctl.systemd import UNPRIVILEGED_PORTS, Systemd, UncleanEnd
@@ -48,9 +49,9 @@ def run(line: CommandLine, machine: Machine) -> int:
     if line.command == "status":
         return _status(machine)
     if line.purge and not _agreed(machine):
-        print("Nothing has been removed.")
+        say("Nothing has been removed.")
         return CANCELLED
-    print(f"{VERBS[line.command]} Spawn Sync Service:", end="", flush=True)
+    say(f"{VERBS[line.command]} Spawn Sync Service:", end="")
     try:
         with contextlib.ExitStack() as around:
             if line.command in ("install", "remove"):
@@ -64,9 +65,9 @@ def run(line: CommandLine, machine: Machine) -> int:
         return _failed([str(error), *(f"  {line}" for line in error.log_tail)], 1)
     except (StartError, OSError) as error:
         return _failed([str(error)], 1)
-    print(outcome(True, sys.stdout))
+    say(outcome(True, sys.stdout))
     for note in notes:
-        print(note)
+        say(note)
     return 0
 
 
@@ -141,9 +142,9 @@ def outcome(good: bool, stream: TextIO) -> str:
 
 
 def _failed(lines: Sequence[str], code: int) -> int:
-    print(outcome(False, sys.stdout), flush=True)
+    say(outcome(False, sys.stdout))
     for line in lines:
-        print(line, file=sys.stderr)
+        say(line, stream=sys.stderr)
     return code
 
 
@@ -157,12 +158,16 @@ def _agreed(machine: Machine) -> bool:
     found = purge.find(machine)
     if not found:
         return True
-    print("Beside the service this deletes for ever:", *found.lines(), sep="\n")
+    asked = "\n".join(["Beside the service this deletes for ever:", *found.lines(), "Delete it? [y/N] "])
+    if not say(asked, end=""):
+        return False  # nobody agrees to a question that was not seen
     try:
-        return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        print()
+        answer = sys.stdin.readline()
+    except (OSError, ValueError):
         return False
+    if not answer.endswith("\n"):
+        say()
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _remove(machine: Machine, everything: bool) -> Sequence[str]:
@@ -298,16 +303,16 @@ def _status(machine: Machine) -> int:
         pid = systemd.pid() if systemd else find_pid_file(machine).holder()
         why = systemd.why_stopped() if systemd and not pid else ""
     except (ControlError, StartError, OSError) as error:
-        print(error, file=sys.stderr)
+        say(str(error), stream=sys.stderr)
         return UNKNOWN
     if not pid:
-        print("Service is stopped")
+        say("Service is stopped")
         if why:
-            print(why)
+            say(why)
         return STOPPED
-    print(f"Service (pid  {pid}) is running...", flush=True)
+    say(f"Service (pid  {pid}) is running...")
     for line in _describe(machine, systemd, pid):
-        print(line)
+        say(line)
     return RUNNING
 
 

@@ -137,6 +137,41 @@ def test_nobody_complains_of_a_text_without_a_reader(tmp_path: Path, words: str,
     assert (quiet(done), done.stderr) == (True, "")
 
 
+# -- a service
+
+
+@pytest.mark.parametrize("redirected", [">/dev/full", "2>/dev/full", "| true"])
+def test_a_daemon_starts_whoever_hears_of_it(place: Path, redirected: str) -> None:
+    done = shell(f"start {redirected}", place)
+    assert (code(done), quiet(done)) == (0, True), done
+    assert daemon(place).holder()
+    assert "Starting" not in (place / "spawn.log").read_text(), "what could not be written is not written elsewhere"
+
+
+@pytest.mark.parametrize("redirected", [*BROKEN, "| true"])
+def test_it_stops_whoever_hears_of_it(place: Path, redirected: str) -> None:
+    assert spawnctl("start", cwd=place).returncode == 0
+    done = shell(f"stop {redirected}", place)
+    assert (code(done), quiet(done)) == (0, True), done
+    assert daemon(place).holder() is None
+
+
+@pytest.mark.parametrize("redirected", [*BROKEN, "2>&1 | true"])
+def test_what_cannot_be_done_ends_with_1_whoever_hears_of_it(place: Path, redirected: str) -> None:
+    done = shell(f"stop {redirected}", place)
+    assert (code(done), quiet(done)) == (1, True), done
+
+
+def test_its_status_whoever_hears_of_it(place: Path) -> None:
+    for redirected in (">/dev/full", ">&-", "| true"):
+        stopped = shell(f"status {redirected}", place)
+        assert (code(stopped), quiet(stopped)) == (3, True), stopped
+    assert spawnctl("start", cwd=place).returncode == 0
+    for redirected in (">/dev/full", ">&-", "| true", "| head -1"):
+        running = shell(f"status {redirected}", place)
+        assert (code(running), quiet(running)) == (0, True), running
+
+
 # -- characters
 
 
