@@ -13,7 +13,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from spawn.config.schema import HealthCheckConfig, NodeConfig, QueryMode
 from spawn.errors import StartError
 from spawnctl import foreground, usage
 from spawnctl.foreground import Plan
+from spawnctl.output import say
 from spawnctl.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -178,12 +178,11 @@ def _continuation(plan: Plan, directory: Path | None) -> str:
 
 
 def _say_farewell(left: dict[str, str], continuation: str) -> None:
-    with suppress(BrokenPipeError):
-        if not left:
-            print("Test mode has ended; its state is removed.", flush=True)
-            return
-        print("Test mode has ended, but not everything is settled:")
-        for node, reason in sorted(left.items()):
-            print(f"  {node} {reason}")
-        print("Its state is kept. This goes on with it (move the directory first if a reboot may come between):")
-        print(f"  {continuation}", flush=True)
+    if not left:
+        say("Test mode has ended; its state is removed.")
+        return
+    say("Test mode has ended, but not everything is settled:")
+    for node, reason in sorted(left.items()):
+        say(f"  {node} {reason}")
+    say("Its state is kept. This goes on with it (move the directory first if a reboot may come between):")
+    say(f"  {continuation}")

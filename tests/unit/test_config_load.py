@@ -769,3 +769,24 @@ def test_a_bad_pattern_prints_nothing_and_gevent_stays_out(conf: Conf) -> None:
     path = conf.write({"health-check": {"regexp": "("}})
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who would be taken in")
+@pytest.mark.parametrize(("owner", "mode"), [(54_321, 0o644), (0, 0o646)])
+def test_root_does_not_take_what_others_left_in_a_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, mode: int
+) -> None:
+    """It could name any file as its log."""
+    planted = tmp_path / "spawn.conf"
+    planted.write_text('{"port": 7}')
+    planted.chmod(mode)
+    os.chown(planted, owner, 0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load(None)
+    [line] = caught.value.faults
+    assert "name it, with --config=spawn.conf, if meant" in line
+    assert load("spawn.conf").config.port == 7
+    os.chown(planted, 0, 0)
+    planted.chmod(0o644)
+    assert load(None).config.port == 7

@@ -172,3 +172,44 @@ def test_root_does_not_go_on_from_the_state_of_another_user(tmp_path: Path) -> N
     os.chown(state, 12_345, 12_345)
     assert "is that of user 12345: run Spawn as that user" in refusal(state)
     assert sorted(os.listdir(state)) == ["lock"], "nothing of root's is left in it"
+
+
+def test_delete_takes_what_is_spawns_and_nothing_else(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    here = StateDirectory(str(state))
+    here.open()
+    for name in ("journal/spool", "backups/20260101T000000Z-1"):
+        (state / name).mkdir(parents=True)
+    for name in ("nodes.json", "journal/journal.db", "precious"):
+        (state / name).touch()
+    with pytest.raises(StateError, match="in use by another Spawn"):
+        StateDirectory(str(state)).delete()
+    assert (state / "journal/journal.db").exists(), "what is in use is left alone"
+    here.close()
+    assert StateDirectory(str(state)).delete() == ["precious"]
+    assert os.listdir(state) == ["precious"]
+    (state / "precious").unlink()
+    assert StateDirectory(str(state)).delete() == []
+    assert not state.exists()
+    assert StateDirectory(str(state)).delete() == [], "nothing to delete is no error"
+
+
+@pytest.mark.parametrize("names", [("journal",), ("lock",), ("lock", "journal"), ("nodes.json",), ("cat.jpg",)])
+def test_what_only_looks_a_little_like_a_state_is_not_deleted(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()  # /var has a "lock" too
+        (tmp_path / name / "precious").touch()
+    assert StateDirectory(str(tmp_path)).delete() == sorted(names)
+    assert all((tmp_path / name / "precious").exists() for name in names)
+
+
+def test_links_in_a_state_are_deleted_and_not_what_they_name(tmp_path: Path) -> None:
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    state.mkdir()
+    for name in ("lock", "nodes.json"):
+        (state / name).touch()
+    (state / "journal").symlink_to(elsewhere)
+    assert StateDirectory(str(state)).delete() == []
+    assert (elsewhere / "precious").exists()
