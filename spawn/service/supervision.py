@@ -4,8 +4,8 @@
 block, but for ``reload``, which takes as long as the reload.
 
 Alive means that the hub runs, since this runs on it, **and** that the journal's thread answers, or is seen to work.
-Only then a start that takes long is given more time, and the watchdog is served. Both go on asking, so nothing is
-remembered that could be wrong later.
+Only then a start or a reload that takes long is given more time, and the watchdog is served. Both go on asking, so
+nothing is remembered that could be wrong later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("spawn.service")
 
 STATUS_S = 3.0  # a change of the status is told after this long at most, and not more often
 WATCHDOG_PART = 6  # of its interval: a piece of work that is not seen to go on may take five of them
-START_ASK_S = 10.0  # how often a start is looked at,
+START_ASK_S = 10.0  # how often a start or a reload is looked at,
 START_EXTENSION_S = 60.0  # and how much longer than that it may take: as the watchdog, a few missed looks do no harm
 STOP_MARGIN_S = 15.0  # for what comes after timeouts.shutdown
 MICROSECONDS = 1_000_000
@@ -50,11 +50,13 @@ class Supervision:
         self._service = service
         self._manager = manager
         self._is_ready = False
+        self._is_reloading = False
         self._is_stopping = False
         self._refused_at = ""  # when the configuration was not taken over
         self._said = ""  # the last status
         self._has_news = Event()  # a status that is not to be waited for
-        self._reloading = RLock()  # one after the other: the manager counts none
+        self._one_reload = RLock()  # one after the other: the manager counts none
+        self._has_begun = Event()  # a reload, which is looked at from its beginning on
         self._silent_from_s = 0.0  # monotonic; 0 while the journal answers
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
 
@@ -70,12 +72,15 @@ class Supervision:
 
     def reload(self) -> None:
         """Have the service read its configuration again; what came of it is in the status."""
-        with self._reloading:
+        with self._one_reload:
+            self._is_reloading = True
             self._manager.insist(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1_000)
+            self._has_begun.set()
             taken = False
             try:
                 taken = self._service.reload()
             finally:
+                self._is_reloading = False
                 self._refused_at = "" if taken else time.strftime("%H:%M")
                 self.ready()
 
@@ -117,17 +122,31 @@ class Supervision:
         period_s = START_ASK_S
         if self._manager.watchdog_s:
             period_s = min(period_s, self._manager.watchdog_s / WATCHDOG_PART)
-        while self._manager.watchdog_s or not (self._is_ready or self._is_stopping):
+        while True:
             began_s = time.monotonic()
-            if self._sees_life(period_s):
+            if self._is_waited_for() and self._sees_life(period_s):
                 self._tell_life()
-            gevent.sleep(max(0.0, began_s + period_s - time.monotonic()))
+            rest_s = max(0.0, began_s + period_s - time.monotonic())
+            self._has_begun.wait(rest_s if self._is_waited_for() else None)
+            self._has_begun.clear()
+
+    def _is_waited_for(self) -> bool:
+        """Whether the manager wants to hear a sign of life, now or within some time."""
+        return bool(self._manager.watchdog_s) or self._is_short_of_time()
+
+    def _is_short_of_time(self) -> bool:
+        """In a phase that the manager breaks off unless it is told that it goes on. A stop asks for all at once."""
+        return not self._is_stopping and (self._is_reloading or not self._is_ready)
 
     def _tell_life(self) -> None:
-        if self._is_ready or self._is_stopping:
-            self._manager.tell(WATCHDOG=1)
-        else:  # systemd's watchdog begins with the first word to it, and a start has a limit of its own
-            self._manager.tell(EXTEND_TIMEOUT_USEC=round((START_EXTENSION_S + START_ASK_S) * MICROSECONDS))
+        """All in one message: more time for a phase is more time for the watchdog too, until it hears its own word."""
+        said = {}
+        if self._is_short_of_time():
+            said["EXTEND_TIMEOUT_USEC"] = round((START_EXTENSION_S + START_ASK_S) * MICROSECONDS)
+        if self._manager.watchdog_s and (self._is_ready or self._is_stopping):  # its first word begins it: not earlier
+            said["WATCHDOG"] = 1
+        if said:
+            self._manager.tell(**said)
 
     def _sees_life(self, timeout_s: float) -> bool:
         asked_s = time.monotonic()

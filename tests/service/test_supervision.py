@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from spawn.journal.sqlite import SqliteJournal
 from spawn.service import supervision
@@ -30,6 +31,8 @@ class Told:
         self.text = "starting"
         self.asked = 0
         self.taken: bool | Exception = True
+        self.goes_on = Event()  # a reload ends when it is set
+        self.goes_on.set()
 
     def status(self) -> str:
         self.asked += 1
@@ -42,6 +45,7 @@ class Told:
 
     def reload(self) -> bool:
         gevent.sleep(0.01)
+        self.goes_on.wait(20)
         if isinstance(self.taken, Exception):
             raise self.taken
         return self.taken
@@ -85,6 +89,76 @@ def test_a_slow_start_is_given_time_while_it_is_alive(service: Told, supervised:
     supervised.ready()
     gevent.sleep(ASK_S)
     assert more(manager, "EXTEND_TIMEOUT_USEC") == 0
+
+
+def test_a_slow_reload_is_given_time_while_it_is_alive_and_only_then(
+    service: Told, supervised: Supervision, manager: Manager
+) -> None:
+    supervised.ready()
+    gevent.sleep(2 * ASK_S)  # nothing more is on its way
+    assert more(manager, "EXTEND_TIMEOUT_USEC") == 0
+    service.goes_on.clear()
+    reloading = gevent.spawn(supervised.reload)
+    until(lambda: manager.names("RELOADING", "EXTEND_TIMEOUT_USEC")[-3:] == ["EXTEND_TIMEOUT_USEC"] * 3, "given time")
+    assert int(manager.heard("EXTEND_TIMEOUT_USEC")[-1].message["EXTEND_TIMEOUT_USEC"]) > 60_000_000
+    assert manager.heard("WATCHDOG") == [], "there is none"
+    service.alive = False
+    gevent.sleep(ASK_S)
+    assert more(manager, "EXTEND_TIMEOUT_USEC") == 0
+    service.alive = True
+    until(lambda: more(manager, "EXTEND_TIMEOUT_USEC", ASK_S) > 0, "it is alive again")
+    service.goes_on.set()
+    reloading.join(5)
+    assert manager.names("READY", "RELOADING") == ["READY", "RELOADING", "READY"]
+    assert more(manager, "EXTEND_TIMEOUT_USEC") == 0
+    assert manager.names("READY", "EXTEND_TIMEOUT_USEC")[-1] == "READY"
+
+
+def test_a_reload_is_given_time_at_once(
+    service: Told, supervised: Supervision, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervised.ready()
+    gevent.sleep(2 * ASK_S)
+    supervised.stop()
+    monkeypatch.setattr(supervision, "START_ASK_S", 60.0)
+    supervised.start()
+    service.goes_on.clear()
+    reloading = gevent.spawn(supervised.reload)
+    until(lambda: manager.names("RELOADING", "EXTEND_TIMEOUT_USEC")[-1:] == ["EXTEND_TIMEOUT_USEC"], "given time", 5)
+    service.goes_on.set()
+    reloading.join(5)
+
+
+def test_more_time_for_a_reload_is_no_more_time_for_the_watchdog(service: Told, manager: Manager) -> None:
+    supervised = Supervision(service, ServiceManager(str(manager.path), watchdog_s=60 * ASK_S))
+    supervised.start()
+    supervised.ready()
+    service.goes_on.clear()
+    reloading = gevent.spawn(supervised.reload)
+    until(lambda: len(manager.heard("RELOADING")) == 1, "it reloads")
+    until(lambda: more(manager, "EXTEND_TIMEOUT_USEC", ASK_S) > 0, "it is given time")
+    service.goes_on.set()
+    reloading.join(5)
+    assert more(manager, "WATCHDOG") > 1
+    supervised.stop()
+    began_s = manager.heard("RELOADING")[0].time_s
+    extended = [each for each in manager.heard("EXTEND_TIMEOUT_USEC") if each.time_s >= began_s]
+    assert extended
+    assert all(each.message.get("WATCHDOG") == "1" for each in extended), "or systemd would wait for it as long"
+    assert "EXTEND_TIMEOUT_USEC" not in manager.heard("WATCHDOG")[-1].message
+
+
+def test_a_stop_while_it_reloads_is_given_no_more_than_it_asked_for(
+    service: Told, supervised: Supervision, manager: Manager
+) -> None:
+    supervised.ready()
+    service.goes_on.clear()
+    reloading = gevent.spawn(supervised.reload)
+    until(lambda: manager.heard("RELOADING"), "it reloads")
+    supervised.stopping()
+    assert more(manager, "EXTEND_TIMEOUT_USEC") == 0
+    service.goes_on.set()
+    reloading.join(5)
 
 
 def test_a_status_is_told_when_it_changes_and_not_before(
