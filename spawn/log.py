@@ -25,6 +25,7 @@ from spawn.errors import StartError
 
 NAME = "spawn"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_PRINTED = (1, 2)  # where libraries, the interpreter and the C library print, whatever sys.stdout is
 _FILE_MODE = 0o640  # paths and client addresses are for the administrators' group at most
 
 
@@ -49,7 +50,10 @@ def set_level(level: str) -> None:
 
 
 def reopen() -> None:
-    """Open the log file anew, after logrotate has moved it away. If that fails the old one stays in use."""
+    """Open the log file anew, after logrotate has moved it away. If that fails the old one stays in use.
+
+    Standard output and standard error follow where they are the log file too, as a daemon's are.
+    """
     for handler in _handlers():
         try:
             handler.reopen()
@@ -141,6 +145,7 @@ class _Handler(logging.Handler):
                 old, self._file = self._file, fresh
             if self._shows_crashes:
                 self.show_crashes()
+            _turn_printed(old, fresh)
             old.close()
 
     def show_crashes(self) -> None:
@@ -205,6 +210,15 @@ def _open(path: str) -> io.FileIO:
         raise StartError(f"log file {escape(path)} cannot be opened: {reason}") from None
     os.set_blocking(descriptor, True)
     return io.FileIO(descriptor, "a")
+
+
+def _turn_printed(old: io.FileIO, fresh: io.FileIO) -> None:
+    """What is printed goes to ``fresh`` if it went to ``old``, whoever opened that; never what goes elsewhere."""
+    was, now = os.fstat(old.fileno()), os.fstat(fresh.fileno())
+    for descriptor in _PRINTED:
+        with contextlib.suppress(OSError):  # it is closed
+            if os.path.samestat(os.fstat(descriptor), was) and not os.path.samestat(was, now):
+                os.dup2(fresh.fileno(), descriptor)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -274,6 +274,8 @@ def test_a_daemon_that_is_aborted_leaves_its_stacks_in_the_log_file_of_the_day(t
         log.rename(old)
         os.kill(pid, signal.SIGUSR1)
         eventually(log.exists, timeout_s=10, what="the log file is opened anew")
+        printed = [Path(f"/proc/{pid}/fd/{descriptor}") for descriptor in (1, 2)]
+        eventually(lambda: all(each.samefile(log) for each in printed), timeout_s=10, what="what it prints goes there")
         os.kill(pid, signal.SIGABRT)
         eventually(lambda: pid_file.holder() is None, timeout_s=10, what="the daemon is gone")
     finally:

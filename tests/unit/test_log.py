@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -188,6 +189,83 @@ def test_reopen_follows_logrotate(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     logger.info("three")
     assert [line.split()[-1] for line in written(tmp_path / "x.log.1")] == ["one", "two"]
     assert [line.split()[-1] for line in written(tmp_path / "x.log")] == ["three"]
+
+
+@pytest.fixture
+def printed() -> Iterator[None]:
+    """Puts back the test's own standard output and standard error."""
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    yield
+    for descriptor, own in kept.items():
+        os.dup2(own, descriptor)
+        os.close(own)
+
+
+def print_to(path: Path, *descriptors: int) -> None:
+    """As a daemon does, before it has a log."""
+    opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for descriptor in descriptors:
+        os.dup2(opened, descriptor)
+    os.close(opened)
+
+
+@pytest.mark.usefixtures("printed")
+def test_what_is_printed_follows_logrotate_where_it_is_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, one, two = (tmp_path / name for name in ("x.log", "x.log.1", "x.log.2"))
+    print_to(path, 1, 2)
+    log.setup("info", "text", str(path))
+    for _ in range(2):
+        if one.exists():
+            one.rename(two)
+        path.rename(one)
+        log.reopen()
+        os.write(1, b"out\n")
+        os.write(2, b"err\n")
+    assert (written(path), written(one), written(two)) == (["out", "err"], ["out", "err"], [])
+    with os.fdopen(2, "w", closefd=False) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert not log.is_elsewhere()
+        monkeypatch.undo()
+    assert os.get_inheritable(1)
+    assert os.get_inheritable(2)
+    two.unlink()
+    files = {os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in (1, 2)}
+    assert files == {str(path)}, "no space stays taken"
+
+
+@pytest.mark.usefixtures("printed")
+def test_what_is_printed_elsewhere_stays_there(tmp_path: Path) -> None:
+    path, other = tmp_path / "x.log", tmp_path / "other.log"
+    print_to(other, 1)
+    log.setup("info", "text", str(path))
+    path.rename(tmp_path / "x.log.1")
+    log.reopen()
+    os.write(1, b"out\n")
+    assert (written(path), written(other)) == ([], ["out"])
+
+
+@pytest.mark.usefixtures("printed")
+def test_a_reopen_where_nothing_can_be_printed(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    log.setup("info", "text", str(path))
+    os.close(1)  # the next file that is opened gets its number: the log itself
+    os.close(2)
+    for n in range(3):
+        path.rename(tmp_path / f"x.log.{n}")
+        log.reopen()
+        logger.info("goes on")
+    assert len(written(path)) == 1
+
+
+@pytest.mark.usefixtures("printed")
+def test_a_reopen_without_a_rotation_leaves_what_is_printed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.touch()
+    with path.open("r+") as stream:  # not for appending, so that it can be told apart
+        os.dup2(stream.fileno(), 1)
+    log.setup("info", "text", str(path))
+    log.reopen()
+    assert not fcntl.fcntl(1, fcntl.F_GETFL) & os.O_APPEND
 
 
 def test_a_failed_reopen_keeps_the_old_file(tmp_path: Path) -> None:
