@@ -117,7 +117,8 @@ def _supervise(service: Service) -> Supervision:
 def hold_later_signals() -> None:
     """Keep SIGHUP and SIGUSR1, whose default is to kill, until ``run()`` heeds them. May be called twice.
 
-    A thread inherits that, so it has to come before the first one.
+    A thread inherits that, so it has to come before the first one; a fork inherits it too. It also has to come before
+    anybody can know the pid, such as from a pid file: what is sent earlier is the end.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, LATER_SIGNALS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -76,6 +77,47 @@ def test_what_comes_while_it_starts_is_heeded_afterwards(processes: Processes, h
     else:
         eventually(log.exists, timeout_s=10, what="a new log file")
     assert process.stop() == 0
+
+
+# A daemon in little: it holds the signals before the fork, is sent them before it serves, and has another thread then.
+HOLDS = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from spawn.config import load
+from spawnctl import foreground
+
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
+foreground.hold_later_signals()
+child = os.fork()
+if child:
+    Path("pid").write_text(str(child))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+for which in foreground.LATER_SIGNALS:
+    os.kill(os.getpid(), which)
+show_crashes = foreground.spawn_log.show_crashes
+foreground.spawn_log.show_crashes = lambda: (os.rename("spawn.log", "moved.log"), show_crashes())  # the log is open
+sys.exit(foreground.serve(foreground.Plan.make(load("spawn.conf", {}), {})))
+"""
+
+
+@pytest.mark.parametrize("before", ["SIG_DFL", "SIG_IGN"], ids=["usual", "nohup"])
+def test_what_is_held_before_the_fork_is_heeded_when_it_serves(processes: Processes, before: str) -> None:
+    here, ports = processes.directory, {"host": "127.0.0.1", "port": free_port(), "api": {"port": free_port()}}
+    (here / "spawn.conf").write_text(
+        json.dumps({**ports, "state-dir": "here", "log": {"file": "spawn.log", "level": "debug"}})
+    )
+    env = environment(here)
+    process = processes.add("holds", [sys.executable, "-c", HOLDS, before], environment=env, must_be_clean=True)
+    process.start()
+
+    def log() -> str:
+        return "".join((here / name).read_text() for name in ("moved.log", "spawn.log") if (here / name).exists())
+
+    eventually(lambda: log().count("was read again") == 1, timeout_s=30, what="the reload")
+    eventually((here / "spawn.log").exists, timeout_s=10, what="a new log file")
+    os.kill(int((here / "pid").read_text()), signal.SIGTERM)
+    assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
