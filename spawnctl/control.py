@@ -37,20 +37,21 @@ MAX_STOP_S = 120.0
 NOT_INSTALLED = "Service is not installed"
 KEPT = "Kept: {what}. 'spawnctl remove --purge{own}' deletes that, too."
 RUNNING, STOPPED, UNKNOWN = 0, 3, 4  # the LSB's exit codes of status
-CANCELLED = 1
+CANCELLED = 1  # the operator said no
 
 
 def run(line: CommandLine, machine: Machine) -> int:
     """Carry out one of the five commands; the return value is the exit code."""
     try:
         machine = machine.for_user(_is_users_own(line, machine))
-    except ControlError as error:
-        return _failed([str(error)], 1)
+        if line.purge and not _agreed(machine):
+            say("Nothing has been removed.")
+            return CANCELLED
+    except (ControlError, StartError) as error:
+        say(str(error), stream=sys.stderr)
+        return UNKNOWN if line.command == "status" else 1
     if line.command == "status":
         return _status(machine)
-    if line.purge and not _agreed(machine):
-        say("Nothing has been removed.")
-        return CANCELLED
     say(f"{VERBS[line.command]} Spawn Sync Service:", end="")
     try:
         with contextlib.ExitStack() as around:
@@ -108,6 +109,7 @@ def _undone_when_told_to_end() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGHUP)}
+    before = {which: handler for which, handler in before.items() if handler is not signal.SIG_IGN}  # as by nohup(1)
     for which in before:
         signal.signal(which, end)
     try:
