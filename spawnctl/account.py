@@ -10,10 +10,9 @@ from pathlib import Path
 
 from spawn.errors import ConfigError
 from spawnctl.files import Owner
-from spawnctl.machine import USER, ControlError, Machine
+from spawnctl.machine import STATE_DIR, USER, ControlError, Machine
 
 COMMENT = "Spawn Sync Service"  # how an account that we made is told from one that was there
-HOME = "/var/lib/spawn"
 SHELL = "/usr/sbin/nologin"
 PATH = "/usr/bin:/bin"
 TRIAL_FAULTS = 2  # the exit code of a trial that ran and found something
@@ -27,8 +26,8 @@ def ensure(machine: Machine, undo: contextlib.ExitStack) -> Owner:
             raise ControlError(
                 f"there is a group '{USER}' without a user of that name: make the user, or delete the group"
             )
-        machine.command("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", HOME, "--shell", SHELL,
-                        "--comment", COMMENT, USER)  # fmt: skip
+        machine.command("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(STATE_DIR),
+                        "--shell", SHELL, "--comment", COMMENT, USER)  # fmt: skip
         undo.callback(machine.command, "userdel", USER)
     return owner(machine)
 
@@ -74,7 +73,7 @@ def try_out(machine: Machine, options: Sequence[str], sandbox: Sequence[str] = (
         settings = [f"--property={setting}" for setting in sandbox]
         words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", *settings, *words]
     else:
-        words = ["runuser", "-u", USER, "--", "env", "-i", f"PATH={PATH}", f"HOME={HOME}", *words]
+        words = ["runuser", "-u", USER, "--", "env", "-i", f"PATH={PATH}", f"HOME={STATE_DIR}", *words]
     tried = machine.run(words, 60.0)
     if tried.returncode == 0:
         return

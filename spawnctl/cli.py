@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -18,9 +19,9 @@ import spawn
 from spawn import log as spawn_log
 from spawn.config import load
 from spawn.errors import ConfigError, StartError
-from spawnctl import completion, control, foreground, manual, output, places, rehearsal, usage
+from spawnctl import completion, control, foreground, installed, manual, output, places, rehearsal, usage
 from spawnctl.foreground import Plan
-from spawnctl.machine import Machine
+from spawnctl.machine import ControlError, Machine
 from spawnctl.output import say
 from spawnctl.text import USAGE
 from spawnctl.usage import CommandLine, UsageError
@@ -92,6 +93,9 @@ def _dispatch(line: CommandLine) -> int:
 
 
 def _check(line: CommandLine) -> int:
+    """Without options, and away from a ``spawn.conf``, it is the installed service that is meant."""
+    service = _of_service() if not (line.config or line.overrides or os.path.exists("spawn.conf")) else None
+    line = service or line
     loaded = load(line.config, line.overrides)
     found = places.look(loaded.config)
     for warning in (*loaded.warnings, *found.warnings):
@@ -99,8 +103,19 @@ def _check(line: CommandLine) -> int:
     if found.faults:
         return _complain(found.faults, 2)
     count = len(loaded.config.nodes)
-    say(f"{loaded.path or 'defaults (no configuration file found)'}: valid, {count} node{'s' * (count != 1)}")
+    with_options = ", with the options of the installed service" if service else ""
+    where = loaded.path or "defaults (no configuration file found)"
+    say(f"{where}: valid, {count} node{'s' * (count != 1)}{with_options}")
     return 0
+
+
+def _of_service() -> CommandLine | None:
+    """What the installed service was given; None where there is none. Raises ``ConfigError``."""
+    try:
+        options = installed.options(control.meant(Machine()))
+    except ControlError:
+        return None
+    return None if options is None else installed.parsed(options)
 
 
 if __name__ == "__main__":

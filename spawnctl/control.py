@@ -26,7 +26,7 @@ from spawnctl.machine import USER, ControlError, Init, Machine
 from spawnctl.output import say
 from spawnctl.pidfile import PidFile
 from spawnctl.privileges import Identity
-from spawnctl.systemd import UNPRIVILEGED_PORTS, Systemd, UncleanEnd
+from spawnctl.systemd import Systemd, UncleanEnd, has_low_port
 from spawnctl.usage import CommandLine
 
 VERBS = {"install": "Install", "remove": "Removing", "start": "Starting", "stop": "Stopping"}
@@ -35,6 +35,9 @@ READY_TIMEOUT_S = 60.0
 STOP_MARGIN_S = 15.0  # for what comes after timeouts.shutdown
 MAX_STOP_S = 120.0
 NOT_INSTALLED = "Service is not installed"
+NO_SERVICE = "It runs as a daemon of root's: 'spawnctl install' makes a service of it, which a boot starts."
+LIMITS = ("no permission to listen on port", "read-only file system", "Read-only file system")
+HOW_TO_WIDEN = "The unit allows what was configured when it was installed: 'spawnctl remove', then 'spawnctl install'."
 KEPT = "Kept: {what}. 'spawnctl remove --purge{own}' deletes that, too."
 RUNNING, STOPPED, UNKNOWN = 0, 3, 4  # the LSB's exit codes of status
 CANCELLED = 1  # the operator said no
@@ -43,7 +46,7 @@ CANCELLED = 1  # the operator said no
 def run(line: CommandLine, machine: Machine) -> int:
     """Carry out one of the five commands; the return value is the exit code."""
     try:
-        machine = machine.for_user(_is_users_own(line, machine))
+        machine = machine.for_user(line.user) if line.command == "install" else meant(machine, line.user)
         if line.purge and not _agreed(machine):
             say("Nothing has been removed.")
             return CANCELLED
@@ -72,11 +75,14 @@ def run(line: CommandLine, machine: Machine) -> int:
     return 0
 
 
-def _is_users_own(line: CommandLine, machine: Machine) -> bool:
-    """Whose service is meant. A user who has one, on a machine that has none, need not say ``--user``."""
-    if line.user or machine.uid == 0 or line.command == "install":
-        return line.user
-    return machine.installed() is Init.NONE and machine.for_user(True).installed() is Init.SYSTEMD
+def meant(machine: Machine, user: bool = False) -> Machine:
+    """Whose service is meant. A user who has one, on a machine that has none, need not say ``--user``.
+
+    :raises ControlError: the user has no home to look in.
+    """
+    if user or machine.uid == 0 or machine.installed() is not Init.NONE:
+        return machine.for_user(user)
+    return machine.for_user(machine.for_user(True).installed() is Init.SYSTEMD)
 
 
 @contextlib.contextmanager
@@ -125,11 +131,15 @@ def _carry_out(line: CommandLine, machine: Machine) -> Sequence[str]:
         raise ControlError(f"{NOT_INSTALLED}: 'spawnctl install --user' does that")
     match line.command:
         case "install":
+            if not machine.user and machine.uid == 0 and machine.installed() is Init.NONE and _runs(machine):
+                raise ControlError("a daemon of Spawn's runs, which nobody installed: 'spawnctl stop' first")
             return install.install(machine, install.plan(machine, line))
         case "remove":
             return _remove(machine, line.purge)
         case "start":
             _start(machine, line.restored)
+            if machine.installed() is Init.NONE and machine.init is not Init.NONE and machine.uid == 0:
+                return [NO_SERVICE]
         case "stop":
             _stop(machine)
     return []
@@ -212,7 +222,7 @@ def _start(machine: Machine, restored: bool) -> None:
     if here is Init.SYSTEMD:
         machine.need_root()
         installed.plan(machine)  # a faulty configuration is said here, at once and in full
-        return Systemd(machine).start([*installed.command(machine), "--restored"] if restored else ())
+        return _start_by_systemd(machine, restored)
     if here is Init.SYSV:
         machine.need_root()
     plan = installed.with_log_file(machine, dataclasses.replace(installed.plan(machine), restored=restored))
@@ -235,6 +245,15 @@ def _start(machine: Machine, restored: bool) -> None:
     return None
 
 
+def _start_by_systemd(machine: Machine, restored: bool) -> None:
+    try:
+        Systemd(machine).start([*installed.command(machine), "--restored"] if restored else ())
+    except ControlError as error:
+        if any(limit in line for limit in LIMITS for line in error.log_tail):
+            error.log_tail.append(HOW_TO_WIDEN)
+        raise
+
+
 def _read_again(plan: Plan) -> None:
     """Root could read the configuration. As who it is now, the service has to, or no reload will work."""
     try:
@@ -250,7 +269,7 @@ def _identity(machine: Machine, plan: Plan) -> Identity:
         files.create_empty(log_file, install.LOG_MODE, account.log_owner(machine))
     user = machine.account(USER)
     assert user is not None  # owner() has seen it
-    return Identity(user, min(plan.config.port, plan.config.api.port) < UNPRIVILEGED_PORTS)
+    return Identity(user, has_low_port(plan.config))
 
 
 def _pid_file(machine: Machine, state_dir: Path) -> PidFile:
@@ -309,6 +328,8 @@ def _status(machine: Machine) -> int:
         return UNKNOWN
     if not pid:
         say("Service is stopped")
+        if here is Init.NONE and machine.init is not Init.NONE:
+            why = "it is not installed"
         if why:
             say(why)
         return STOPPED

@@ -22,10 +22,10 @@ class Owner:
     gid: int = -1
 
 
-NOBODY_ELSE = Owner()
+UNCHANGED = Owner()
 
 
-def make_directory(path: Path, undo: contextlib.ExitStack, mode: int = 0o755, owner: Owner = NOBODY_ELSE) -> None:
+def make_directory(path: Path, undo: contextlib.ExitStack, mode: int = 0o755, owner: Owner = UNCHANGED) -> None:
     """Make a directory, and those on the way to it, unless it is there."""
     if path.is_dir():
         return
@@ -36,7 +36,7 @@ def make_directory(path: Path, undo: contextlib.ExitStack, mode: int = 0o755, ow
     path.chmod(mode)
 
 
-def write(path: Path, text: str, mode: int, undo: contextlib.ExitStack, owner: Owner = NOBODY_ELSE) -> None:
+def write(path: Path, text: str, mode: int, undo: contextlib.ExitStack, owner: Owner = UNCHANGED) -> None:
     """Write a new file whole or not at all: a boot in the middle must not find half a script."""
     draft = path.with_name(f".{path.name}.new")
     undo.callback(path.unlink, missing_ok=True)
@@ -64,6 +64,20 @@ def create_empty(path: Path, mode: int, owner: Owner, undo: contextlib.ExitStack
         os.fchmod(handle, mode)
     finally:
         os.close(handle)
+
+
+def give(directory: Path, owner: Owner, undo: contextlib.ExitStack) -> None:
+    """Give a directory of root's, and everything in it, to somebody else. Links are given, not what they name."""
+    undo.callback(_give, directory, Owner(0, 0))
+    _give(directory, owner)
+
+
+def _give(directory: Path, owner: Owner) -> None:
+    for where, directories, names in os.walk(directory, topdown=False):
+        for name in (*directories, *names):
+            os.chown(os.path.join(where, name), owner.uid, owner.gid, follow_symlinks=False)
+    os.chown(directory, owner.uid, owner.gid)
+    directory.chmod(0o700)
 
 
 def is_safe(path: Path, owner: Owner) -> bool:

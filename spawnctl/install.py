@@ -21,8 +21,8 @@ import spawn
 from spawn.config import Config, default_state_dir, load
 from spawn.errors import ConfigError
 from spawn.state.directory import StateDirectory, user_name
-from spawnctl import account, completion, files, manual, places, systemd, sysv
-from spawnctl.files import NOBODY_ELSE, Owner
+from spawnctl import account, completion, files, installed, manual, options_file, places, systemd, sysv
+from spawnctl.files import UNCHANGED, Owner
 from spawnctl.machine import UNIT, USER, ControlError, Init, Machine, filled, template
 from spawnctl.systemd import Systemd
 from spawnctl.usage import CommandLine
@@ -140,6 +140,7 @@ def install(machine: Machine, service: Service) -> list[str]:
             where = f"cannot write {error.filename}: " if error.filename else ""
             raise ControlError(f"{where}{error.strerror}") from None
         undo.pop_all()
+    machine.removed_file.unlink(missing_ok=True)
     notes = [LINGER] if machine.user and not _lingers(machine) else []
     return [*_write_documents(machine), *notes]
 
@@ -151,7 +152,7 @@ def _lingers(machine: Machine) -> bool:
 
 def _prepare(machine: Machine, service: Service, undo: contextlib.ExitStack) -> None:
     """Everything that has to be there before the service's user can be asked whether it gets on with it."""
-    whose, group = NOBODY_ELSE, NOBODY_ELSE
+    whose, group = UNCHANGED, UNCHANGED
     if not machine.user:
         whose = account.ensure(machine, undo)
         group = Owner(0, whose.gid)
@@ -175,12 +176,15 @@ def _write_example(machine: Machine, group: Owner, undo: contextlib.ExitStack) -
 
 
 def _make_state_directory(machine: Machine, path: Path, whose: Owner, undo: contextlib.ExitStack) -> None:
+    """A state that root has begun, or an empty directory, becomes the service's. Nothing else can be in it."""
     below = machine.at(path)
     files.make_directory(below, undo, 0o700, whose)
-    if whose.uid not in (-1, below.stat().st_uid):
-        raise ControlError(
-            f"the state directory {path} belongs to another user (uid {below.stat().st_uid}): chown -R {USER}: {path}"
-        )
+    before = below.stat().st_uid
+    if whose.uid in (-1, before):
+        return
+    if before != 0:
+        raise ControlError(f"the state directory {path} is that of user {user_name(before)}: give the service its own")
+    files.give(below, whose, undo)
 
 
 def _install_systemd(machine: Machine, service: Service, undo: contextlib.ExitStack) -> None:
@@ -216,11 +220,11 @@ def _write_rotation(machine: Machine, service: Service, undo: contextlib.ExitSta
     if machine.init is Init.SYSV:
         reopen = "/etc/init.d/spawn reopen-log >/dev/null"
     files.make_directory(path.parent, undo)
-    parts = {"@LOG@": f'"{service.log_file}"', "@REOPEN@": reopen, "@SU@": _su(machine, service.log_file.parent)}
+    parts = {"@LOG@": f'"{service.log_file}"', "@REOPEN@": reopen, "@SU@": run_as(machine, service.log_file.parent)}
     files.write(path, filled("spawn.logrotate", parts), 0o644, undo)
 
 
-def _su(machine: Machine, directory: Path) -> str:
+def run_as(machine: Machine, directory: Path) -> str:
     """logrotate refuses a directory that others than root may write, unless it is told as whom to do it."""
     found, service = machine.at(directory).stat(), account.owner(machine)
     if found.st_uid != service.uid and not (found.st_gid != 0 and found.st_mode & stat.S_IWGRP):
@@ -238,7 +242,7 @@ def _write_documents(machine: Machine) -> list[str]:
     with contextlib.ExitStack() as undo:
         try:
             for path, text in _documents(machine).items():
-                if not path.exists():
+                if not path.exists() or files.is_ours(path):
                     files.make_directory(path.parent, undo)
                     files.write(path, text(), 0o644, undo)
         except OSError as error:
@@ -270,15 +274,16 @@ def remove(machine: Machine, stop: Callable[[], None]) -> None:
     :raises ControlError: it is not installed, or a step failed.
     """
     machine.need_root()
-    installed = machine.installed()
-    if installed is Init.NONE:
+    here = machine.installed()
+    if here is Init.NONE:
         raise ControlError("Service is not installed")
-    if not files.is_ours(machine.unit_file if installed is Init.SYSTEMD else machine.script):
+    if not files.is_ours(machine.unit_file if here is Init.SYSTEMD else machine.script):
         raise ControlError(
             "the service 'spawn' of this machine was not written by 'spawnctl install': it is left alone"
         )
+    options = installed.options(machine) or []
     stop()
-    if installed is Init.SYSTEMD:
+    if here is Init.SYSTEMD:
         manager = Systemd(machine)
         manager.control("disable", UNIT)
         machine.unit_file.unlink(missing_ok=True)
@@ -286,6 +291,9 @@ def remove(machine: Machine, stop: Callable[[], None]) -> None:
         _quietly(manager, "reset-failed", UNIT)
     else:
         sysv.remove(machine)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+        files.write(machine.removed_file, options_file.text(options), 0o644, undo)
+        undo.pop_all()
     for path in (_rotation(machine), machine.config_dir / "README", *_documents(machine)):
         if files.is_ours(path):
             files.delete(path)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from spawn.config import load
 from spawn.config.load import SEARCH
 from spawn.errors import ConfigError
-from spawnctl import systemd, sysv, usage
+from spawnctl import options_file, systemd, sysv, usage
 from spawnctl.foreground import Plan
 from spawnctl.machine import UNIT, ControlError, Init, Machine
 from spawnctl.systemd import Systemd
-from spawnctl.usage import UsageError
+from spawnctl.usage import CommandLine, UsageError
 
 
 def command(machine: Machine) -> list[str]:
@@ -34,7 +34,7 @@ def options(machine: Machine) -> list[str] | None:
     installed = machine.installed()
     if installed is Init.SYSTEMD:
         return options_in(command(machine))
-    return sysv.options(machine) if installed is Init.SYSV else None
+    return options_file.read(machine.options_file) if installed is Init.SYSV else None
 
 
 def options_in(words: Sequence[str]) -> list[str]:
@@ -49,12 +49,17 @@ def plan(machine: Machine, words: Sequence[str] | None = None) -> Plan:
     :raises ConfigError: the options or the configuration are faulty by now.
     """
     given = options(machine) if words is None else list(words)
-    try:
-        line = usage.parse(given or [], "")
-    except UsageError as error:
-        raise ConfigError([f"the options of the installed service: {error}"]) from None
+    line = parsed(given or [])
     loaded = load(line.config, line.overrides, search=SEARCH if given is None else (str(machine.config_file),))
     return Plan.make(loaded, line.overrides, environ=machine.environ)
+
+
+def parsed(options: Sequence[str]) -> CommandLine:
+    """The options of a service, read again. Raises ``ConfigError``: they are not ours, or no longer."""
+    try:
+        return usage.parse(options, "")
+    except UsageError as error:
+        raise ConfigError([f"the options of the installed service: {error}"]) from None
 
 
 def with_log_file(machine: Machine, plan: Plan) -> Plan:

@@ -23,6 +23,7 @@ UNIT = "spawn.service"
 USER = "spawn"
 NEED_ROOT = "You must have root user privileges. Possibly using 'sudo' command should help"
 COMMAND_TIMEOUT_S = 120.0
+STATE_DIR = Path("/var/lib/spawn")  # of the machine's service, unless it is configured to have another
 
 
 class ControlError(SpawnError):
@@ -137,6 +138,11 @@ class Machine:
     def options_file(self) -> Path:
         """The options of an installed SysV service, one a line; systemd's are in its unit."""
         return self.config_dir / "service.options"
+
+    @property
+    def removed_file(self) -> Path:
+        """What a service that was removed had been given: how to install it again, and where its state is."""
+        return self.config_dir / "removed.options"
 
     @property
     def data_home(self) -> Path:

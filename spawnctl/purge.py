@@ -16,11 +16,11 @@ from pathlib import Path
 from spawn.config import Config, default_state_dir
 from spawn.errors import ConfigError
 from spawn.state.directory import StateDirectory
-from spawnctl import account, files, installed, sysv
+from spawnctl import account, files, installed, options_file, sysv
 from spawnctl.files import Owner
 from spawnctl.machine import UNIT, USER, ControlError, Machine
 
-CONFIG_FILES = ("spawn.conf", "service.options", "README")
+CONFIG_FILES = ("spawn.conf", "service.options", "removed.options", "README")
 ROTATED = r"(-\d+|\.\d+)?(\.(gz|xz|bz2|zst))?"  # what logrotate(8) makes of a name
 
 
@@ -39,7 +39,9 @@ class Remains:
     def summary(self) -> str:
         """What there is, in one line; nothing where there is nothing."""
         config, log = (paths[0] if paths else None for paths in (self.config, self.logs))
+        changes = self.changes[0] if self.changes else None
         found = [(config and config.parent, "configuration"), (self.state_dir, "journal"), (log, "log")]
+        found += [(changes, "changes to the unit")]
         return ", ".join(f"the {what} in {where}" for where, what in found if where)
 
     def lines(self) -> list[str]:
@@ -56,7 +58,8 @@ def find(machine: Machine) -> Remains:
     """
     log_files = [] if machine.user else [sysv.LOG_FILE]
     try:
-        plan = installed.plan(machine, installed.options(machine) or [])
+        given = installed.options(machine)
+        plan = installed.plan(machine, options_file.read(machine.removed_file) if given is None else given)
         state_dir = plan.state_dir
         log_files += [Path(plan.config.log.file)] if plan.config.log.file else []
     except ConfigError:
@@ -99,12 +102,15 @@ def purge(machine: Machine, found: Remains) -> list[str]:
             names = ", ".join(left[:3]) + (", and more" if len(left) > 3 else "")
             notes.append(f"{found.state_dir} stays: what is in it is not Spawn's ({names}).")
     try:
-        for path in (*found.config, *found.logs):
+        for path in (*found.config, machine.removed_file, *found.logs):
             files.delete(path)
         for path in found.changes:
             shutil.rmtree(path)
     except OSError as error:
         raise ControlError(f"cannot delete {error.filename}: {error.strerror}") from None
-    if not machine.user:
-        account.delete(machine)
+    if machine.user:
+        return notes
+    if found.state_dir is not None and found.state_dir.exists():
+        return [*notes, f"User '{USER}' stays as well, since it may own some of that."]
+    account.delete(machine)
     return notes

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spawn.config import Config
-from spawnctl.machine import UNIT, ControlError, Machine, filled
+from spawnctl.machine import STATE_DIR, UNIT, ControlError, Machine, filled
 
 LOG_LINES = 10
 MANAGER_TIMEOUT_S = 10.0
 NO_TIMEOUT = None  # systemd has its own for starts and stops, which the service prolongs while it gets on
 UNPRIVILEGED_PORTS = 1024
-STATE_DIR = Path("/var/lib/spawn")
 HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
 PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))
 DROP_IN = "restored.conf"
@@ -38,9 +37,10 @@ def render_unit(
     """
     writable = [*writable] if state_dir == STATE_DIR else [state_dir, *writable]
     in_homes = any(path.is_relative_to(home) for path in (*writable, *seen) for home in HOMES)
-    low_port = min(config.port, config.api.port) < UNPRIVILEGED_PORTS
+    low_port = has_low_port(config)
     parts = {
         "@COMMAND@": quoted(command),
+        "@CHECK@": quoted(check_of(command)),
         "@HOMES@": "read-only" if in_homes else "yes",
         "@CAPABILITIES@": "CAP_NET_BIND_SERVICE" if low_port else "",
         "@PRIVATE_USERS@": "no"
@@ -52,9 +52,20 @@ def render_unit(
     return filled(UNIT, parts)
 
 
+def has_low_port(config: Config) -> bool:
+    """Whether a port is configured that only root, or who has the capability for it, may bind."""
+    return min(config.port, config.api.port) < UNPRIVILEGED_PORTS
+
+
 def render_user_unit(command: Sequence[str]) -> str:
     """The unit of a user's own service: what only root can have done for it is left out."""
-    return filled("spawn.user.service", {"@COMMAND@": quoted(command)})
+    return filled("spawn.user.service", {"@COMMAND@": quoted(command), "@CHECK@": quoted(check_of(command))})
+
+
+def check_of(command: Sequence[str]) -> list[str]:
+    """The command that checks what a service would read."""
+    at = command.index("spawnctl") + 1
+    return [*command[:at], "check", *command[at:]]
 
 
 def quoted(words: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from spawnctl import files
+from spawnctl import files, options_file
 from spawnctl.machine import ControlError, Machine, filled
 
 LOG_FILE = Path("/var/log/spawn.log")
@@ -25,7 +25,7 @@ LINKS = [f"etc/rc{level}.d/S87spawn" for level in (2, 3, 4, 5)] + [f"etc/rc{leve
 
 def install(machine: Machine, options: Sequence[str], undo: contextlib.ExitStack) -> None:
     """Write script and options and enable the service. Raises ``ControlError`` or ``OSError``."""
-    files.write(machine.options_file, "".join(f"{option}\n" for option in options), 0o644, undo)
+    files.write(machine.options_file, options_file.text(options), 0o644, undo)
     undo.callback(_disable, machine)
     files.write(machine.script, render_script(machine.python), 0o755, undo)
     enabled = machine.run((UPDATE_RC_D, NAME, "defaults"), 60.0)
@@ -60,12 +60,3 @@ def remove(machine: Machine) -> None:
     machine.options_file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the daemon's, until the next boot
         machine.at(RUN_DIRECTORY).rmdir()
-
-
-def options(machine: Machine) -> list[str]:
-    """What ``install`` was given; a line is an option, whatever else is in it."""
-    try:
-        text = machine.options_file.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return []
-    return text.removesuffix("\n").split("\n") if text else []

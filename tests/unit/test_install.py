@@ -122,16 +122,12 @@ def test_a_state_directory_elsewhere_is_made_and_may_be_written(tmp_path: Path, 
     assert "USR1" in (tmp_path / "etc/logrotate.d/spawn").read_text()
 
 
-@pytest.mark.parametrize(
-    "option", ["--state-dir=/tmp/spawn", "--log-file=/var/tmp/log", "--config=/tmp/spawn-unit.conf"]
-)
+@pytest.mark.parametrize("option", ["--state-dir=/tmp/spawn", "--log-file=/var/tmp/log", "--config={tmp}/spawn.conf"])
 def test_what_the_service_would_not_see_is_refused(tmp_path: Path, recorder: Recorder, option: str) -> None:
-    Path("/tmp/spawn-unit.conf").write_text("{}")
-    try:
-        with pytest.raises(ControlError, match="where the service sees nothing but files of its own"):
-            put(machine(tmp_path, recorder, Init.SYSTEMD), option)
-    finally:
-        Path("/tmp/spawn-unit.conf").unlink()
+    (tmp_path / "spawn.conf").write_text("{}")  # below /tmp, as tests' directories are
+    assert tmp_path.is_relative_to("/tmp")  # noqa: S108
+    with pytest.raises(ControlError, match="where the service sees nothing but files of its own"):
+        put(machine(tmp_path, recorder, Init.SYSTEMD), option.format(tmp=tmp_path))
     assert recorder.commands == []
 
 
@@ -210,7 +206,7 @@ def test_remove_deletes_what_install_wrote_but_not_the_configuration(
     put(here, "--port=7")
     stopped: list[bool] = []
     install.remove(here, lambda: stopped.append(True))
-    left = ["etc/spawn/spawn.conf"] + (["var/log/spawn.log"] if init is Init.SYSV else [])
+    left = ["etc/spawn/removed.options", "etc/spawn/spawn.conf"] + (["var/log/spawn.log"] if init is Init.SYSV else [])
     assert files(tmp_path) == left
     assert here.installed() is Init.NONE
     assert stopped
@@ -300,7 +296,7 @@ def test_a_users_own_service(tmp_path: Path, recorder: Recorder) -> None:
     assert all(command.startswith("systemctl --user ") for command in recorder.commands)
     assert "User=" not in here.unit_file.read_text()
     install.remove(here, lambda: None)
-    assert files(tmp_path) == [f"{home}/.config/spawn/spawn.conf"]
+    assert files(tmp_path) == [f"{home}/.config/spawn/removed.options", f"{home}/.config/spawn/spawn.conf"]
 
 
 def test_a_user_whose_systemd_does_not_answer_is_told_so(tmp_path: Path, recorder: Recorder) -> None:
@@ -362,8 +358,67 @@ def test_words_survive_a_unit(word: str) -> None:
 
 
 def test_a_unit_has_no_place_left_open() -> None:
-    unit = systemd.render_unit(["/bin/x"], Config(), Path("/srv/a$ b%"), [Path("/home/x")], [])
+    unit = systemd.render_unit(["/bin/x", "spawnctl"], Config(), Path("/srv/a$ b%"), [Path("/home/x")], [])
     assert 'ReadWritePaths="/srv/a$ b%%"\nReadWritePaths=/home/x\n' in unit  # no variables in a path
     assert "StateDirectory=" not in unit
     assert "ProtectHome=read-only" in unit
     assert sysv.render_script("/opt/it's/python").count("'/opt/it'\"'\"'s/python'") == 1
+
+
+def test_the_unit_says_what_operators_were_promised() -> None:
+    """``docs/operations.md``; what systemd makes of it is shown on machines that boot."""
+    unit = systemd.render_unit(["/bin/x", "spawnctl", "--port=7"], Config(), systemd.STATE_DIR, [], [])
+    promised = """
+        Type=notify NotifyAccess=main Restart=on-failure RestartSec=2 RestartPreventExitStatus=2 StartLimitBurst=20
+        StartLimitIntervalSec=300 WatchdogSec=90 TimeoutStartSec=90 TimeoutStopSec=45 LimitNOFILE=65536 LimitCORE=0
+        User=spawn Group=spawn StateDirectory=spawn StateDirectoryMode=0700 UMask=0027 NoNewPrivileges=yes
+        ProtectSystem=strict ProtectHome=yes PrivateTmp=yes PrivateDevices=yes ProtectProc=invisible
+        MemoryDenyWriteExecute=yes RestrictNamespaces=yes CapabilityBoundingSet= AmbientCapabilities=
+    """
+    assert set(promised.split()) <= set(unit.splitlines())
+    reload = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecReload=")]
+    assert reload == ["/bin/x spawnctl check --port=7", "/bin/kill -HUP $MAINPID"]
+    user = systemd.render_user_unit(["/bin/x", "spawnctl"])
+    assert {"Type=notify", "Restart=on-failure", "WatchdogSec=90", "WantedBy=default.target"} <= set(user.splitlines())
+
+
+def test_a_state_that_root_has_begun_becomes_the_services(tmp_path: Path, recorder: Recorder) -> None:
+    here = machine(tmp_path, recorder, Init.SYSTEMD)
+    state = tmp_path / "var/lib/spawn"
+    (state / "journal").mkdir(parents=True)
+    for name in ("lock", "nodes.json", "journal/journal.db"):
+        (state / name).touch()
+    put(here)
+    assert {path.stat().st_uid for path in (state, *state.rglob("*"))} == {54321}
+
+
+def test_a_failed_install_gives_it_back(tmp_path: Path, recorder: Recorder) -> None:
+    here = machine(tmp_path, recorder, Init.SYSTEMD)
+    (tmp_path / "var/lib/spawn").mkdir(parents=True)
+    recorder.failing = "enable"
+    with pytest.raises(ControlError):
+        put(here)
+    assert (tmp_path / "var/lib/spawn").stat().st_uid == 0
+
+
+def test_the_example_is_for_the_service_and_root_alone(tmp_path: Path, recorder: Recorder) -> None:
+    put(machine(tmp_path, recorder, Init.SYSTEMD))
+    found = (tmp_path / "etc/spawn/spawn.conf").stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o640, 0, 54321)
+
+
+@pytest.mark.parametrize(("uid", "gid", "mode", "su"), [(0, 0, 0o755, ""), (54321, 54321, 0o755, "su spawn "),
+                                                        (0, 4, 0o2775, "su root adm")])  # fmt: skip
+def test_logrotate_is_told_as_whom_where_it_would_refuse(
+    tmp_path: Path, recorder: Recorder, uid: int, gid: int, mode: int, su: str
+) -> None:
+    if gid == 54321:
+        gid = 1  # a group that has a name
+    logs = tmp_path / "srv/logs"
+    logs.mkdir(parents=True)
+    os.chown(logs, uid, gid)
+    logs.chmod(mode)
+    recorder.user = pwd.struct_passwd(("spawn", "x", 54321, 54321, "Spawn Sync Service", "/", "/x"))
+    told = install.run_as(machine(tmp_path, recorder, Init.SYSTEMD), Path("/srv/logs"))
+    assert told.strip().startswith(su.strip())
+    assert bool(told) == bool(su)
