@@ -19,7 +19,7 @@ from typing import TextIO
 from spawn.config import Config, default_state_dir, load
 from spawn.errors import ConfigError, StartError
 from spawn.state.directory import StateDirectory
-from spawnctl import account, daemon, files, foreground, install, installed, pidfile, purge
+from spawnctl import account, daemon, foreground, install, installed, pidfile, purge
 from spawnctl.daemon import Daemon
 from spawnctl.foreground import Plan
 from spawnctl.machine import USER, ControlError, Init, Machine
@@ -264,9 +264,8 @@ def _read_again(plan: Plan) -> None:
 
 def _identity(machine: Machine, plan: Plan) -> Identity:
     """Whom an installed service runs as. Its log file is made for it, since it may not make one in /var/log."""
-    log_file = Path(plan.config.log.file)
-    if files.is_safe(log_file, account.owner(machine)):
-        files.create_empty(log_file, install.LOG_MODE, account.log_owner(machine))
+    account.owner(machine)
+    install.make_log_file(machine, Path(plan.config.log.file))
     user = machine.account(USER)
     assert user is not None  # owner() has seen it
     return Identity(user, has_low_port(plan.config))

@@ -66,6 +66,23 @@ def create_empty(path: Path, mode: int, owner: Owner, undo: contextlib.ExitStack
         os.close(handle)
 
 
+def give_file(path: Path, mode: int, owner: Owner, undo: contextlib.ExitStack | None = None) -> None:
+    """Give a file of root's to somebody else, if it is one and there."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        found = os.fstat(handle)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == 0 and owner.uid > 0:
+            os.fchown(handle, owner.uid, owner.gid)
+            os.fchmod(handle, mode)
+            if undo is not None:
+                undo.callback(os.chown, path, 0, 0)
+    finally:
+        os.close(handle)
+
+
 def give(directory: Path, owner: Owner, undo: contextlib.ExitStack) -> None:
     """Give a directory of root's, and everything in it, to somebody else. Links are given, not what they name."""
     undo.callback(_give, directory, Owner(0, 0))

@@ -162,10 +162,19 @@ def _prepare(machine: Machine, service: Service, undo: contextlib.ExitStack) -> 
     _make_state_directory(machine, service.state_dir, whose, undo)
     if machine.user:
         return
-    if service.log_file and files.is_safe(machine.at(service.log_file), whose):  # else the service makes it itself
-        files.create_empty(machine.at(service.log_file), LOG_MODE, account.log_owner(machine), undo)
+    if service.log_file:
+        make_log_file(machine, service.log_file, undo)
     in_unit = systemd.sandbox(_unit(machine, service)) if machine.init is Init.SYSTEMD else ()
     account.try_out(machine, service.options, in_unit)
+
+
+def make_log_file(machine: Machine, path: Path, undo: contextlib.ExitStack | None = None) -> None:
+    """The service's user may not make one in /var/log. In a directory of its own it has to do that itself."""
+    there, whose = machine.at(path), account.log_owner(machine)
+    if files.is_safe(there, account.owner(machine)):
+        if path == sysv.LOG_FILE:  # nobody else's: a daemon of root's has left it
+            files.give_file(there, LOG_MODE, whose, undo)
+        files.create_empty(there, LOG_MODE, whose, undo)
 
 
 def _write_example(machine: Machine, group: Owner, undo: contextlib.ExitStack) -> None:

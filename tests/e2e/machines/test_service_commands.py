@@ -22,14 +22,14 @@ def left_by_remove(path: str) -> bool:
 
 
 @kinds
-def test_every_command_says_whether_it_worked(machine: Callable[[Kind], Machine], kind: Kind) -> None:
-    here = machine(kind)
+def test_every_command_says_whether_it_worked(machine: Callable[..., Machine], kind: Kind) -> None:
+    here = machine(kind, private_network=True)
     install_wheel(here)
     # Given no service, then there is nothing to start, to ask after or to remove
     assert spawnctl(here, "status").returncode == 3
     fails(here, "remove")
     # When it is installed, then it does not run before it is started
-    succeeds(here, "install", "--port=17117", "--api-port=17118")
+    succeeds(here, "install")
     fails(here, "install")
     assert running_pid(here) is None
     fails(here, "stop")
@@ -90,8 +90,10 @@ def test_purge_leaves_nothing(service: MakeService, kind: Kind) -> None:
     succeeds(here.machine, "remove", "--purge")
     assert running_pid(here.machine) is None
     assert changes(before, here.machine.files(RESTLESS)) == []
-    # Also of a service that has been removed before
-    here.install().start()
+    # Also of a service that has been removed before, and had places of its own
+    here.install("--state-dir=/var/lib/spawn-too/state", "--log-file=/var/log/spawn-too.log").start()
     succeeds(here.machine, "remove")
+    assert "--state-dir=/var/lib/spawn-too/state" in here.machine.read("/etc/spawn/removed.options")
     assert spawnctl(here.machine, "remove", "--purge").returncode == 0
+    here.machine.shell("rmdir /var/lib/spawn-too")  # what was on the way to it is not Spawn's
     assert changes(before, here.machine.files(RESTLESS)) == []

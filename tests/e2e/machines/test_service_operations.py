@@ -125,12 +125,47 @@ def test_a_backup_is_restored(service: MakeService, kind: Kind) -> None:
     assert here.put("c", "3").headers["Spawn-Sequence"] == "3"
 
 
-def test_an_upgrade_and_a_move_keep_the_journal(service: MakeService, machine: MakeMachine) -> None:
+@kinds
+def test_a_faulty_configuration_is_found_before_it_does_harm(service: MakeService, kind: Kind) -> None:
+    here = service(kind).install().start()
+    first = here.wait_serving()
+    # The service's own options and file are what "check" means
+    shown = spawnctl(here.machine, "check")
+    assert (shown.returncode, "2 nodes, with the options of the installed service" in shown.stdout) == (0, True)
+    here.machine.put("/etc/spawn/spawn.conf", '{"prot": 1}')
+    assert spawnctl(here.machine, "check").returncode == 2
+    # A reload fails, a restart (of SysV's script) is refused, and what runs goes on
+    reload = ("systemctl", "reload", "spawn") if kind is Kind.SYSTEMD else ("service", "spawn", "reload")
+    assert here.machine.run(*reload, check=False).returncode == (1 if kind is Kind.SYSTEMD else 6)
+    if kind is Kind.SYSV:
+        assert here.machine.run("service", "spawn", "restart", check=False).returncode == 6
+    assert here.wait_serving() == first
+    succeeds(here.machine, "stop")
+    if kind is Kind.SYSV:
+        assert here.machine.run("service", "spawn", "start", check=False).returncode == 6
+
+
+@kinds
+def test_a_daemon_is_not_mistaken_for_a_service(machine: MakeMachine, kind: Kind) -> None:
+    here = machine(kind, private_network=True)
+    install_wheel(here)
+    assert "'spawnctl install' makes a service of it" in succeeds(here, "start")
+    refused = spawnctl(here, "install")
+    assert (refused.returncode, "a daemon of Spawn's runs" in refused.stderr) == (1, True)
+    succeeds(here, "stop")
+    assert spawnctl(here, "status").stdout == "Service is stopped\nit is not installed\n"
+    # Its state, which is root's, becomes the service's
+    succeeds(here, "install")
+    succeeds(here, "start")
+    assert here.run("stat", "-c", "%U", "/var/lib/spawn/journal/journal.db").stdout == "spawn\n"
+
+
+def test_another_installation_and_a_move_keep_the_journal(service: MakeService, machine: MakeMachine) -> None:
     """From a machine with systemd to one with SysV init, with a backlog."""
     old = service(Kind.SYSTEMD).install().start()
     old.nodes[1].kill()
     assert old.put("a", "1").status_code == 201
-    # Upgrading: what was accepted is there, and what a node lacks
+    # As in an upgrade: what was accepted is there, and what a node lacks
     succeeds(old.machine, "stop")
     pip = ("/opt/spawn/bin/pip", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall")
     old.machine.run(*pip, "--find-links=/wheels", "spawn-sync")
