@@ -341,9 +341,12 @@ def _status(machine: Machine) -> int:
 def _describe(machine: Machine, systemd: Systemd | None, pid: int) -> list[str]:
     from spawnctl import status  # requests takes longer to import than all the rest
 
-    words = installed.options_in(systemd.words(pid)) if systemd else None
+    words = systemd.words(pid) if systemd else []
     try:
-        config = installed.plan(machine, words or None).config
+        config = installed.plan(machine, installed.options_in(words) or None).config
     except ConfigError as error:
         return [f"where its API listens is not known: {error.faults[0]}"]
-    return status.describe(installed.api_url(config.api.host, config.api.port), pid)
+    lines = status.describe(installed.api_url(config.api.host, config.api.port), pid)
+    if words and os.path.realpath(os.path.dirname(words[0])) != os.path.realpath(os.path.dirname(machine.python)):
+        lines.append(f"it runs by {words[0]}, and this command by {machine.python}")
+    return lines

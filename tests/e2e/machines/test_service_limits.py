@@ -61,7 +61,7 @@ def test_the_unit_is_as_strict_as_it_is_said_to_be(service: MakeService) -> None
     verdict = here.run("systemd-analyze", "security", "--no-pager", "spawn").stdout.splitlines()[-1]
     found = re.search(r"exposure level for spawn\.service: (\d+\.\d+)", verdict)
     assert found, verdict
-    assert float(found[1]) <= 3.0
+    assert float(found[1]) <= 1.5, "3.0 would do; it is what docs/operations.md says, with room for other versions"
     # What it needs of the scheduler it may do nevertheless: the journal's thread runs as SCHED_BATCH
     pid = running_pid(here)
     policies = here.shell(

@@ -175,16 +175,17 @@ def test_another_installation_and_a_move_keep_the_journal(service: MakeService, 
     # Moving: the other machine goes on, and the node gets the rest from there
     succeeds(old.machine, "stop")
     succeeds(old.machine, "remove")
+    given = old.machine.read("/etc/spawn/removed.options").splitlines()
     new = machine(Kind.SYSV)
     install_wheel(new)
+    succeeds(new, "install", *given)
     new.put("/root/state.base64", old.machine.shell("tar -C /var/lib -cf - spawn | base64"))
     new.put("/etc/spawn/spawn.conf", old.machine.read("/etc/spawn/spawn.conf"))
     new.shell(
         "base64 -d </root/state.base64 | tar -C /var/lib -xpf -; "
-        "useradd --system --user-group --no-create-home --home-dir /var/lib/spawn --shell /usr/sbin/nologin spawn; "
         "chown -R spawn:spawn /var/lib/spawn; chown root:spawn /etc/spawn/spawn.conf; chmod 640 /etc/spawn/spawn.conf"
     )
-    succeeds(new, "install", *old.options)
+    assert spawnctl(new, "check").returncode == 0
     succeeds(new, "start")
     old.nodes[1].start()
     old.api.wait_settled(60)
