@@ -10,11 +10,13 @@ from pathlib import Path
 
 from spawn.errors import ConfigError
 from spawnctl.files import Owner
-from spawnctl.machine import STATE_DIR, USER, ControlError, Machine
+from spawnctl.machine import NOT_FOUND, STATE_DIR, USER, ControlError, Machine
 
 COMMENT = "Spawn Sync Service"  # how an account that we made is told from one that was there
 SHELL = "/usr/sbin/nologin"
 PATH = "/usr/bin:/bin"
+TRIAL_S = 60.0
+NO_BUS = "Failed to connect to bus"
 TRIAL_FAULTS = 2  # the exit code of a trial that ran and found something
 ELSEWHERE = "install Spawn where every user may read it, in a virtual environment in /opt/spawn for example"
 
@@ -69,12 +71,12 @@ def try_out(machine: Machine, options: Sequence[str], sandbox: Sequence[str] = (
     :raises ConfigError: it can, and finds faults.
     """
     words = [machine.python, "-P", "-m", "spawnctl.trial", *options]
-    if sandbox:
-        settings = [f"--property={setting}" for setting in sandbox]
-        words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", *settings, *words]
-    else:
-        words = ["runuser", "-u", USER, "--", "env", "-i", f"PATH={PATH}", f"HOME={STATE_DIR}", *words]
-    tried = machine.run(words, 60.0)
+    settings = [f"--property={setting}" for setting in sandbox]
+    inside = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", *settings, *words]
+    outside = ["runuser", "-u", USER, "--", "env", "-i", f"PATH={PATH}", f"HOME={STATE_DIR}", *words]
+    tried = machine.run(inside if sandbox else outside, TRIAL_S)
+    if sandbox and (tried.returncode == NOT_FOUND or NO_BUS in tried.stderr):  # which systemd itself can do without
+        tried = machine.run(outside, TRIAL_S)
     if tried.returncode == 0:
         return
     said = [line for line in tried.stderr.splitlines() if line.strip()] or [f"exit code {tried.returncode}"]

@@ -23,6 +23,7 @@ UNIT = "spawn.service"
 USER = "spawn"
 NEED_ROOT = "You must have root user privileges. Possibly using 'sudo' command should help"
 COMMAND_TIMEOUT_S = 120.0
+NOT_FOUND = 127  # the exit code of a program that is not there
 STATE_DIR = Path("/var/lib/spawn")  # of the machine's service, unless it is configured to have another
 
 
@@ -62,7 +63,7 @@ def run_command(command: Sequence[str], timeout_s: float | None) -> subprocess.C
             env={**os.environ, "PATH": f"{os.environ.get('PATH', '/usr/bin:/bin')}:{SBIN}"},
         )
     except FileNotFoundError:
-        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: not found")
+        return subprocess.CompletedProcess(command, NOT_FOUND, "", f"{command[0]}: not found")
     except PermissionError:
         return subprocess.CompletedProcess(command, 126, "", f"{command[0]}: not allowed")
     except subprocess.TimeoutExpired:

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spawnctl import files, options_file
-from spawnctl.machine import ControlError, Machine, filled
+from spawnctl.machine import NOT_FOUND, ControlError, Machine, filled
 
 LOG_FILE = Path("/var/log/spawn.log")
 RUN_DIRECTORY = Path("/run/spawn")
 NAME = "spawn"
 UPDATE_RC_D = "update-rc.d"
-NOT_FOUND = 127
 # The original's places in the boot order: after what it needs, and down before that goes away.
 LINKS = [f"etc/rc{level}.d/S87spawn" for level in (2, 3, 4, 5)] + [f"etc/rc{level}.d/K17spawn" for level in (0, 1, 6)]
 

@@ -212,7 +212,7 @@ def test_an_install_that_was_killed_is_finished_by_the_next(machine: MakeMachine
     assert here.run("systemctl", "is-enabled", "spawn").stdout == "enabled\n"
     # One that is told to end undoes what it did, as after Ctrl-C
     succeeds(here, "remove", "--purge")
-    slow = '#!/bin/sh\nsleep 3\nexec /usr/bin/systemd-run "$@"\n'
+    slow = '#!/bin/sh\nwhile [ ! -e /run/go ]; do sleep 0.1; done\nexec /usr/bin/systemd-run "$@"\n'
     here.put("/usr/local/bin/systemd-run", slow, 0o755)
     here.shell(f"setsid {SPAWNCTL} install >/dev/null 2>&1 </dev/null & echo $! >/run/installing")
     eventually(lambda: here.run("id", "spawn", check=False).returncode == 0, timeout_s=20, what="it has begun")

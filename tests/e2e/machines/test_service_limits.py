@@ -85,6 +85,18 @@ def test_an_interpreter_that_the_service_cannot_run_is_refused(machine: MakeMach
     assert changes(before, here.files(RESTLESS)) == [], "and everything is as it was"
 
 
+def test_a_machine_without_a_message_bus_will_do(machine: MakeMachine) -> None:
+    """systemd can do without; so can we."""
+    here = machine(Kind.SYSTEMD, private_network=True)
+    install_wheel(here)
+    here.run("systemctl", "stop", "dbus.socket", "dbus.service")
+    for command in ("install", "start"):
+        assert len(succeeds(here, command).splitlines()) == 1
+    assert spawnctl(here, "status").returncode == 0
+    succeeds(here, "stop")
+    succeeds(here, "remove", "--purge")
+
+
 @kinds
 def test_an_install_that_fails_half_way_leaves_nothing(machine: MakeMachine, kind: Kind) -> None:
     here = machine(kind)
