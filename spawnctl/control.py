@@ -246,8 +246,11 @@ def _start(machine: Machine, restored: bool) -> None:
 
 
 def _start_by_systemd(machine: Machine, restored: bool) -> None:
+    command = installed.command(machine) if restored else []
+    if restored and not command:
+        raise ControlError("what the unit runs cannot be read: see 'systemctl cat spawn'")
     try:
-        Systemd(machine).start([*installed.command(machine), "--restored"] if restored else ())
+        Systemd(machine).start([*command, "--restored"] if restored else ())
     except ControlError as error:
         if any(limit in line for limit in LIMITS for line in error.log_tail):
             error.log_tail.append(HOW_TO_WIDEN)

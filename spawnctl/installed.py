@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from spawn.config import load
 from spawn.config.load import SEARCH
@@ -38,8 +39,9 @@ def options(machine: Machine) -> list[str] | None:
 
 
 def options_in(words: Sequence[str]) -> list[str]:
-    """Those of a command line of a service: what follows ``-m spawnctl``."""
-    return list(words[words.index("spawnctl") + 1 :]) if "spawnctl" in words else []
+    """Those of a command line of a service: what follows ``-m spawnctl``, or the path of the script."""
+    at = next((number for number, word in enumerate(words) if Path(word).name == "spawnctl"), len(words))
+    return list(words[at + 1 :])
 
 
 def plan(machine: Machine, words: Sequence[str] | None = None) -> Plan:

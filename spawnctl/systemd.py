@@ -188,7 +188,7 @@ class Systemd:
         drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         own = " --user" if self.machine.user else ""
         forget = quoted(["/bin/sh", "-c", f"rm -f '{drop_in}'; systemctl{own} daemon-reload --no-block"])
-        lines = ["[Service]", "ExecStart=", f"ExecStart={quoted(command)}", f"ExecStartPost=+{forget}", "Restart=no"]
+        lines = ["[Service]", "ExecStart=", f"ExecStart={quoted(command)}", f"ExecStartPost=-+{forget}", "Restart=no"]
         try:
             drop_in.write_text("\n".join(lines) + "\n", "utf-8")
             self.control("daemon-reload")

@@ -353,6 +353,18 @@ def test_a_backup_is_started_by_systemd_with_restored_once(tmp_path: Path, recor
     assert recorder.commands[-1] == "systemctl daemon-reload"
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (["/opt/spawn/bin/python3", "-P", "-m", "spawnctl", "--port=7"], ["--port=7"]),
+        (["/usr/bin/python3", "/opt/spawn/bin/spawnctl", "--port=7"], ["--port=7"]),
+        (["/bin/other", "--port=7"], []),
+    ],
+)
+def test_options_are_what_follows_the_command(command: list[str], options: list[str]) -> None:
+    assert installed.options_in(command) == options
+
+
 @pytest.mark.parametrize("word", ["", "a b", '"', "$HOME", "100%", "a\\b", "'", "x;y"])
 def test_words_survive_a_unit(word: str) -> None:
     assert systemd.command_of(f"ExecStart={systemd.quoted(['/bin/x', word])}\n") == ["/bin/x", word]
