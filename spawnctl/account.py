@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import grp
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from spawn.errors import ConfigError
+from spawnctl import files
 from spawnctl.files import Owner
-from spawnctl.machine import NOT_FOUND, STATE_DIR, USER, ControlError, Machine
+from spawnctl.machine import COMMAND_TIMEOUT_S, NOT_FOUND, STATE_DIR, USER, ControlError, Machine
 
 COMMENT = "Spawn Sync Service"  # how an account that we made is told from one that was there
 SHELL = "/usr/sbin/nologin"
 PATH = "/usr/bin:/bin"
+IN_USE, IN_USE_S = 8, 10.0  # userdel(8): what it ends with while processes run as this user
 TRIAL_S = 60.0
 NO_BUS = "Failed to connect to bus"
 TRIAL_FAULTS = 2  # the exit code of a trial that ran and found something
@@ -28,9 +31,10 @@ def ensure(machine: Machine, undo: contextlib.ExitStack) -> Owner:
             raise ControlError(
                 f"there is a group '{USER}' without a user of that name: make the user, or delete the group"
             )
-        machine.command("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(STATE_DIR),
-                        "--shell", SHELL, "--comment", COMMENT, USER)  # fmt: skip
-        undo.callback(machine.command, "userdel", USER)
+        words = ["--system", "--user-group", "--no-create-home", "--home-dir", str(STATE_DIR), "--shell", SHELL]
+        with files.uninterrupted():
+            machine.command("useradd", *words, "--comment", COMMENT, USER)
+            undo.callback(_delete, machine)
     return owner(machine)
 
 
@@ -59,8 +63,21 @@ def delete(machine: Machine) -> bool:
     found = machine.account(USER)
     if found is None or found.pw_gecos.split(",")[0] != COMMENT:
         return False
-    machine.command("userdel", USER)
+    _delete(machine)
     return True
+
+
+def _delete(machine: Machine) -> None:
+    """What still runs as this user, a trial or a service that is ending, is given a little time."""
+    deadline = time.monotonic() + IN_USE_S
+    while True:
+        done = machine.run(("userdel", USER), COMMAND_TIMEOUT_S)
+        if done.returncode == 0:
+            return
+        if done.returncode != IN_USE or time.monotonic() > deadline:
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise ControlError(f"userdel {USER}: {said[0]}")
+        time.sleep(0.1)
 
 
 def try_out(machine: Machine, options: Sequence[str], sandbox: Sequence[str] = ()) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,16 @@ MARK = "spawnctl install"  # every file that names its maker has this in it,
 HEAD_BYTES = 2048  # somewhere near its beginning
 # Directories that ``install`` may have made, and that nobody misses when nothing is left in them.
 OWN_DIRECTORIES = {"spawn", "completions", "bash-completion", "site-functions", "zsh", "man8"}
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """For a step that is made undoable when it is done: what would end us in between waits."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)
@@ -30,8 +42,9 @@ def make_directory(path: Path, undo: contextlib.ExitStack, mode: int = 0o755, ow
     if path.is_dir():
         return
     make_directory(path.parent, undo)
-    path.mkdir(mode=0o700)
-    undo.callback(_remove_if_empty, path)
+    with uninterrupted():
+        path.mkdir(mode=0o700)
+        undo.callback(_remove_if_empty, path)
     os.chown(path, owner.uid, owner.gid)
     path.chmod(mode)
 
@@ -53,12 +66,13 @@ def write(path: Path, text: str, mode: int, undo: contextlib.ExitStack, owner: O
 
 def create_empty(path: Path, mode: int, owner: Owner, undo: contextlib.ExitStack | None = None) -> None:
     """Make an empty file unless there is one. A link that somebody has put there is not followed."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return
-    if undo is not None:
-        undo.callback(path.unlink, missing_ok=True)
+    with uninterrupted():
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return
+        if undo is not None:
+            undo.callback(path.unlink, missing_ok=True)
     try:
         os.fchown(handle, owner.uid, owner.gid)
         os.fchmod(handle, mode)
