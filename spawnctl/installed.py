@@ -20,8 +20,10 @@ from spawnctl.usage import CommandLine, UsageError
 
 
 def command(machine: Machine) -> list[str]:
-    """The words of the command that an installed systemd service runs, also one that ``systemctl edit`` has given it;
-    empty where that cannot be understood."""
+    """The words of the command that an installed systemd service runs; empty where that cannot be understood.
+
+    What ``systemctl edit`` has given it counts.
+    """
     text = ""
     with contextlib.suppress(ControlError):
         text = Systemd(machine).control("cat", UNIT)

@@ -95,12 +95,9 @@ def purge(machine: Machine, found: Remains) -> list[str]:
     :raises StateError: a Spawn runs on the state.
     :raises ControlError: it cannot be deleted.
     """
-    notes = []
-    if found.state_dir is not None:
-        left = StateDirectory(str(found.state_dir)).delete()
-        if left:
-            names = ", ".join(left[:3]) + (", and more" if len(left) > 3 else "")
-            notes.append(f"{found.state_dir} stays: what is in it is not Spawn's ({names}).")
+    state = StateDirectory(str(found.state_dir)) if found.state_dir else None
+    if state is not None:
+        state.delete()  # first: it may be in use
     try:
         for path in (*found.config, machine.removed_file, *found.logs):
             files.delete(path)
@@ -108,6 +105,11 @@ def purge(machine: Machine, found: Remains) -> list[str]:
             shutil.rmtree(path)
     except OSError as error:
         raise ControlError(f"cannot delete {error.filename}: {error.strerror}") from None
+    notes = []
+    left = state.delete() if state is not None else []  # a log may have been the last thing in it
+    if left:
+        names = ", ".join(left[:3]) + (", and more" if len(left) > 3 else "")
+        notes.append(f"{found.state_dir} stays: what is in it is not Spawn's ({names}).")
     if machine.user:
         return notes
     if found.state_dir is not None and found.state_dir.exists():

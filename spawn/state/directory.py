@@ -27,6 +27,7 @@ log = logging.getLogger("spawn.state")
 # The last is what a file system of its own has.
 _BEFORE_STATE = {"lock", ".probe", "spawn.log", "spawn.pid", "spawn.lock", "lost+found"}
 _STATE = {"nodes.json", "journal"}
+_LOG = "spawn.log"  # where a daemon writes it that is not root's, and what becomes of it
 # The last is held until then.
 _ALL = ("nodes.json", "nodes.json.new", "journal", "backups", ".probe", "spawn.pid", "spawn.lock", "lock")
 
@@ -101,7 +102,8 @@ class StateDirectory:
     def _delete_state(self, where: str) -> None:
         lock = self._locked()
         try:
-            for path in (os.path.join(where, name) for name in _ALL):
+            logs = [name for name in os.listdir(where) if name.startswith(_LOG)]
+            for path in (os.path.join(where, name) for name in (*logs, *_ALL)):
                 if os.path.isdir(path) and not os.path.islink(path):
                     shutil.rmtree(path)
                 elif os.path.lexists(path):

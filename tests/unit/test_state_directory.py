@@ -180,7 +180,7 @@ def test_delete_takes_what_is_spawns_and_nothing_else(tmp_path: Path) -> None:
     here.open()
     for name in ("journal/spool", "backups/20260101T000000Z-1"):
         (state / name).mkdir(parents=True)
-    for name in ("nodes.json", "journal/journal.db", "precious"):
+    for name in ("nodes.json", "journal/journal.db", "precious", "spawn.log", "spawn.log.1.gz"):
         (state / name).touch()
     with pytest.raises(StateError, match="in use by another Spawn"):
         StateDirectory(str(state)).delete()
