@@ -214,7 +214,9 @@ def test_an_install_that_was_killed_is_finished_by_the_next(machine: MakeMachine
     succeeds(here, "remove", "--purge")
     slow = '#!/bin/sh\nwhile [ ! -e /run/go ]; do sleep 0.1; done\nexec /usr/bin/systemd-run "$@"\n'
     here.put("/usr/local/bin/systemd-run", slow, 0o755)
-    here.shell(f"setsid {SPAWNCTL} install >/dev/null 2>&1 </dev/null & echo $! >/run/installing")
+    # Tests that run under nohup(1) would hand on that a hang-up is ignored, which an installation respects
+    install = f"setsid env --default-signal=HUP {SPAWNCTL} install"
+    here.shell(f"{install} >/dev/null 2>&1 </dev/null & echo $! >/run/installing")
     eventually(lambda: here.run("id", "spawn", check=False).returncode == 0, timeout_s=20, what="it has begun")
     here.kill(int(here.read("/run/installing")), signal.SIGHUP)
     eventually(lambda: here.run("id", "spawn", check=False).returncode == 1, timeout_s=20, what="it is undone")
