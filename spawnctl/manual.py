@@ -49,6 +49,8 @@ OWN = {
     The service that was installed for systemd.
 `/etc/init.d/spawn`, `/etc/spawn/service.options`
     The service that was installed for SysV init, and the options it was given.
+`/etc/spawn/removed.options`
+    The options of a service that was removed, for whoever installs it again.
 `/etc/logrotate.d/spawn`
     How its log is rotated, where it has one.
 `~/.config/systemd/user/spawn.service`
