@@ -231,10 +231,9 @@ def _start(machine: Machine, restored: bool) -> None:
         StateDirectory(str(plan.state_dir)).require()  # before the directory is made, or the log file in it
     identity = _identity(machine, plan) if here is Init.SYSV else None
     if identity is None:
-        with contextlib.suppress(OSError):  # the service says what is wrong with it
-            plan.state_dir.mkdir(
-                mode=0o700, parents=True, exist_ok=True
-            )  # before a pid file in it makes it less private
+        # Before a pid file in it makes it less private. Should that fail, the service says what is wrong with it.
+        with contextlib.suppress(OSError):
+            plan.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def serve(ready: Callable[[], None]) -> int:
         if identity is not None:

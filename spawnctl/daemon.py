@@ -226,18 +226,27 @@ def send(pid_file: PidFile, which: signal.Signals) -> int | None:
     pid = pid_file.holder()
     if pid is None:
         return None
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+    process = _handle_of(pid)
     try:
         if pid_file.holder() != pid:  # from here on the handle is that process, whoever gets its number
             return None
-        signal.pidfd_send_signal(process, which)
+        if process is None:
+            os.kill(pid, which)
+        else:
+            signal.pidfd_send_signal(process, which)
     except PermissionError:
         raise ControlError(NEED_ROOT) from None
     except ProcessLookupError:
         return None
     finally:
-        os.close(process)
+        if process is not None:
+            os.close(process)
     return pid
+
+
+def _handle_of(pid: int) -> int | None:
+    """A process by a number that nobody else can get. None before Linux 5.3, and where a container forbids it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 
+from spawn.errors import StartError
 from spawnctl import control, daemon
 from spawnctl.machine import ControlError, Machine
 
@@ -18,7 +19,7 @@ NOT_RUNNING = 7
 def main(name: str) -> int:
     try:
         pid = daemon.send(control.find_pid_file(Machine()), signal.Signals[f"SIG{name}"])
-    except ControlError as error:
+    except (ControlError, StartError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0 if pid is not None else NOT_RUNNING

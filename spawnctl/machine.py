@@ -147,13 +147,16 @@ class Machine:
 
     @property
     def data_home(self) -> Path:
-        typed = self.environ.get("XDG_DATA_HOME", "")
-        return Path(typed) if os.path.isabs(typed) else self._home / ".local/share"
+        return self._xdg("XDG_DATA_HOME", ".local/share")
 
     @property
     def _user_config(self) -> Path:
-        typed = self.environ.get("XDG_CONFIG_HOME", "")  # the XDG specification wants relative paths ignored
-        return Path(typed) if os.path.isabs(typed) else self._home / ".config"
+        return self._xdg("XDG_CONFIG_HOME", ".config")
+
+    def _xdg(self, name: str, default: str) -> Path:
+        """A base directory of the XDG specification, which wants relative paths ignored."""
+        typed = self.environ.get(name, "")
+        return Path(typed) if os.path.isabs(typed) else self._home / default
 
     @property
     def _home(self) -> Path:

@@ -43,9 +43,8 @@ def render_unit(
         "@CHECK@": quoted(check_of(command)),
         "@HOMES@": "read-only" if in_homes else "yes",
         "@CAPABILITIES@": "CAP_NET_BIND_SERVICE" if low_port else "",
-        "@PRIVATE_USERS@": "no"
-        if low_port
-        else "yes",  # in a name space of users the capability would be worth nothing
+        # In a name space of users the capability would be worth nothing.
+        "@PRIVATE_USERS@": "no" if low_port else "yes",
         "@STATE@": "StateDirectory=spawn\nStateDirectoryMode=0700\n" if state_dir == STATE_DIR else "",
         "@WRITABLE@": "".join(f"ReadWritePaths={_quoted_path(path)}\n" for path in writable),
     }

@@ -156,3 +156,16 @@ def test_files_that_are_held_are_not_discarded(tmp_path: Path) -> None:
     PidFile(path).discard()
     assert path.exists()
     mine.release()
+
+
+def test_a_kernel_without_handles_of_processes_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(pid: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    path = tmp_path / "spawn.pid"
+    process = holding(path)
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    assert daemon.send(PidFile(path), signal.SIGTERM) == process.pid
+    assert process.wait(20) == -signal.SIGTERM
+    end(process)
+    assert daemon.send(PidFile(path), signal.SIGTERM) is None

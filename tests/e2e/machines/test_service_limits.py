@@ -168,3 +168,34 @@ def test_purge_asks_at_a_terminal(machine: MakeMachine, kind: Kind) -> None:
     done = here.run("/opt/spawn/bin/spawnctl", "remove", "--purge", tty=True, typed="y\n")
     assert "OK" in done.stdout
     assert changes(before, here.files(RESTLESS)) == []
+
+
+def test_what_only_root_can_read_does_not_start(machine: MakeMachine) -> None:
+    """A start that root prepares would succeed, and no reload would work."""
+    here = machine(Kind.SYSV, private_network=True)
+    install_wheel(here)
+    succeeds(here, "install")
+    here.shell("chown root:root /etc/spawn/spawn.conf; chmod 600 /etc/spawn/spawn.conf")
+    done = spawnctl(here, "start")
+    assert done.returncode == 1
+    assert "as the service's user 'spawn': /etc/spawn/spawn.conf" in done.stderr
+    assert running_pid(here) is None
+
+
+def test_a_configuration_that_outgrew_the_unit_is_told_what_to_do(machine: MakeMachine) -> None:
+    here = machine(Kind.SYSTEMD, private_network=True)
+    install_wheel(here)
+    succeeds(here, "install")
+    here.shell("cat >/etc/spawn/spawn.conf <<'END'\n{\"port\": 80}\nEND")
+    done = spawnctl(here, "start")
+    assert done.returncode == 1
+    assert "no permission to listen on port 80" in done.stderr
+    assert "'spawnctl remove', then 'spawnctl install'" in done.stderr
+    succeeds(here, "remove")
+    for command in ("install", "start"):
+        succeeds(here, command)
+    # Called from another installation, the status says whose it is that runs
+    here.shell("cp -a /opt/spawn /opt/other")
+    shown = here.run("/opt/other/bin/python3", "-P", "-m", "spawnctl", "status").stdout
+    assert "it runs by /opt/spawn/bin/python3, and this command by /opt/other/bin/python3" in shown
+    assert "it runs by" not in spawnctl(here, "status").stdout
